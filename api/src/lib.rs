@@ -1,1 +1,19 @@
-//! placeholder
+//! The nouns of the Kubernetes API as Skiff uses them: resources, objects,
+//! metadata, status errors, selectors, quantities, schemas and codecs.
+//!
+//! Nothing here performs I/O or knows about a running system. Every other
+//! crate that speaks the Kubernetes API builds on these types, so a fact (a
+//! path, a short name, a protobuf tag) is written once, in a table, and
+//! derived everywhere else.
+
+pub mod group_version;
+pub mod metadata;
+pub mod object;
+pub mod revision;
+pub mod status;
+
+pub use group_version::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource};
+pub use metadata::{ObjectMeta, OwnerReference};
+pub use object::{DecodeError, Object, ObjectKey, ObjectReference};
+pub use revision::{Revision, Uid};
+pub use status::{Cause, Reason, Status};

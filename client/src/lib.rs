@@ -1,1 +1,23 @@
-//! placeholder
+//! How every component speaks to the Kubernetes API: a small client, caches fed
+//! by watches, and the runner that turns pure reconcilers into controllers.
+//!
+//! - [`Client`] sends requests through a [`Transport`]: over TLS from a remote
+//!   node, or by a plain function call inside the server process.
+//! - [`Store`] holds the current objects of one resource; [`Snapshot`] is the
+//!   set of stores a component reads. In the server process the stores *are*
+//!   the API server's watch caches; elsewhere a [`Reflector`] fills them.
+//! - [`Controller`] decides in pure code; [`runner`] acts.
+
+pub mod client;
+pub mod controller;
+pub mod error;
+pub mod snapshot;
+pub mod store;
+pub mod transport;
+
+pub use client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, PropagationPolicy, WatchEvent};
+pub use controller::{Context, Controller, EventRecord, EventType, ObjectRef, Operation, Outcome, Trigger};
+pub use error::ClientError;
+pub use snapshot::Snapshot;
+pub use store::{Store, StoreEvent, StoreWriter, Subscription};
+pub use transport::{Body, Transport};

@@ -1,0 +1,186 @@
+//! One immutable API object in its final form.
+//!
+//! An [`Object`] is held once and shared by `Arc` between the watch cache,
+//! controllers, scheduler and node agent: parsed metadata beside the encoded
+//! JSON bytes, and derived forms that are made on first demand and then shared
+//! by everyone who asks again.
+
+use std::{
+    any::{Any, TypeId},
+    fmt,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{ObjectMeta, Revision, Uid};
+
+/// Why bytes are not an object.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("decode object: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("decode object: resourceVersion {0:?} is not a number")]
+    ResourceVersion(String),
+}
+
+/// Namespace and name; cluster-scoped objects have an empty namespace. Ordered
+/// as lists are ordered: by namespace, then name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ObjectKey {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        ObjectKey { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// `namespace/name`, or just the name when there is no namespace.
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// A pointer to an object by kind, name and identity, as events carry it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ObjectReference {
+    pub api_version: String,
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub uid: Uid,
+    pub resource_version: String,
+    /// For example `spec.containers{web}`.
+    pub field_path: String,
+}
+
+/// An immutable object: final JSON, parsed metadata, and derived forms.
+pub struct Object {
+    /// The parsed `metadata`.
+    pub meta: ObjectMeta,
+    /// `metadata.resourceVersion` as a number; zero when absent.
+    pub revision: Revision,
+    api_version: String,
+    kind: String,
+    json: Bytes,
+    /// Few entries at most (one typed form, perhaps protobuf and a table row).
+    derived: RwLock<Vec<(TypeId, Arc<dyn Any + Send + Sync>)>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope {
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    metadata: ObjectMeta,
+}
+
+impl Object {
+    /// Reads metadata from encoded JSON and keeps the bytes as they are.
+    pub fn from_json(json: Bytes) -> Result<Object, DecodeError> {
+        let Envelope { api_version, kind, metadata: meta } = serde_json::from_slice(&json)?;
+        let revision =
+            meta.resource_version.parse().map_err(|_| DecodeError::ResourceVersion(meta.resource_version.clone()))?;
+        Ok(Object { meta, revision, api_version, kind, json, derived: RwLock::new(Vec::new()) })
+    }
+
+    /// Encodes a value and reads it back as an object.
+    pub fn from_value(value: &Value) -> Result<Object, DecodeError> {
+        Object::from_json(Bytes::from(serde_json::to_vec(value)?))
+    }
+
+    /// The encoded JSON, shared.
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    pub fn api_version(&self) -> &str {
+        &self.api_version
+    }
+
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(self.meta.namespace.clone(), self.meta.name.clone())
+    }
+
+    /// A dynamic copy for code that edits; not cached.
+    pub fn value(&self) -> Result<Value, DecodeError> {
+        Ok(serde_json::from_slice(&self.json)?)
+    }
+
+    /// The typed form, decoded on first demand and then shared. One object is
+    /// asked for one or two types in its life, so the list stays tiny.
+    pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, DecodeError> {
+        self.derive(|json| Ok(serde_json::from_slice::<T>(json)?))
+    }
+
+    /// Any derived form, cached by its type: `make` runs at most a few times
+    /// when callers race, and all of them get one of the results.
+    pub fn derive<T, E>(&self, make: impl FnOnce(&Bytes) -> Result<T, E>) -> Result<Arc<T>, E>
+    where
+        T: Send + Sync + 'static,
+    {
+        let id = TypeId::of::<T>();
+        let find = |forms: &[(TypeId, Arc<dyn Any + Send + Sync>)]| {
+            forms.iter().find(|(have, _)| *have == id).and_then(|(_, form)| Arc::clone(form).downcast::<T>().ok())
+        };
+        if let Some(found) = find(&self.derived.read()) {
+            return Ok(found);
+        }
+        let made = Arc::new(make(&self.json)?);
+        let mut forms = self.derived.write();
+        if let Some(found) = find(&forms) {
+            return Ok(found);
+        }
+        forms.push((id, made.clone()));
+        Ok(made)
+    }
+
+    /// A reference to this object for events and targets.
+    pub fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: self.api_version.clone(),
+            kind: self.kind.clone(),
+            namespace: self.meta.namespace.clone(),
+            name: self.meta.name.clone(),
+            uid: self.meta.uid.clone(),
+            resource_version: self.meta.resource_version.clone(),
+            field_path: String::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}@{}", self.api_version, self.kind, self.key(), self.revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_form_is_decoded_once_and_shared() {
+        let json = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"b","resourceVersion":"7","labels":null}}"#;
+        let object = Object::from_json(Bytes::from(json)).unwrap();
+        assert_eq!(object.revision, Revision(7));
+        assert_eq!(object.key().to_string(), "b/a");
+        let first = object.typed::<k8s_openapi::api::core::v1::Pod>().unwrap();
+        let second = object.typed::<k8s_openapi::api::core::v1::Pod>().unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+    }
+}

@@ -1,0 +1,281 @@
+//! The current objects of one resource, shared by everyone who reads them.
+//!
+//! A store has one writer ([`StoreWriter`]: the API server's watch cache, or a
+//! reflector) and any number of readers ([`Store`]). Objects are immutable and
+//! shared; readers take the lock only to find them. Invariants: the revision
+//! never goes back; a change is visible before its event is delivered; a reader
+//! that falls behind in its subscription is told to look at everything again
+//! ([`StoreEvent::Resync`]), never silently skipped.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use parking_lot::RwLock;
+use skiff_api::{Object, ObjectKey, Revision};
+use tokio::sync::{broadcast, watch};
+
+/// Changes a subscriber may lag behind before it must resynchronise.
+const SUBSCRIPTION_LEN: usize = 4096;
+
+/// Derives index values of an object, for lookups other than by name.
+#[derive(Clone, Copy)]
+pub struct Index {
+    pub name: &'static str,
+    pub values: fn(&Object) -> Vec<String>,
+}
+
+/// Index over `metadata.ownerReferences[*].uid`; every store has it.
+pub const BY_OWNER_UID: Index = Index {
+    name: "owner-uid",
+    values: |object| object.meta.owner_references.iter().map(|owner| owner.uid.0.clone()).collect(),
+};
+
+/// A change of a store.
+#[derive(Clone, Debug)]
+pub enum StoreEvent {
+    /// Added or changed; `old` is what it replaced.
+    Applied { new: Arc<Object>, old: Option<Arc<Object>> },
+    /// Removed; the last state, with the revision of the deletion.
+    Deleted(Arc<Object>),
+    /// Changes were missed or the whole content was replaced: look at everything.
+    Resync,
+}
+
+#[derive(Default)]
+struct Content {
+    objects: BTreeMap<ObjectKey, Arc<Object>>,
+    indexes: HashMap<&'static str, HashMap<String, HashSet<ObjectKey>>>,
+}
+
+struct Shared {
+    content: RwLock<Content>,
+    indexes: Vec<Index>,
+    revision: watch::Sender<Revision>,
+    synced: watch::Sender<bool>,
+    events: broadcast::Sender<StoreEvent>,
+}
+
+/// Reader of a store; cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
+
+/// The one writer of a store.
+pub struct StoreWriter(Arc<Shared>);
+
+/// Makes an empty, unsynced store. [`BY_OWNER_UID`] is always added to `indexes`.
+pub fn store(indexes: &[Index]) -> (StoreWriter, Store) {
+    let mut all = vec![BY_OWNER_UID];
+    all.extend_from_slice(indexes);
+    let shared = Arc::new(Shared {
+        content: RwLock::default(),
+        indexes: all,
+        revision: watch::Sender::new(Revision::ZERO),
+        synced: watch::Sender::new(false),
+        events: broadcast::Sender::new(SUBSCRIPTION_LEN),
+    });
+    (StoreWriter(Arc::clone(&shared)), Store(shared))
+}
+
+impl Store {
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.0.content.read().objects.get(&ObjectKey::new(namespace, name)).cloned()
+    }
+
+    /// All objects in list order (namespace, name), or those of one namespace.
+    pub fn list(&self, namespace: Option<&str>) -> Vec<Arc<Object>> {
+        let content = self.0.content.read();
+        match namespace {
+            None => content.objects.values().cloned().collect(),
+            Some(namespace) => content
+                .objects
+                .range((Bound::Included(ObjectKey::new(namespace, "")), Bound::Unbounded))
+                .take_while(|(key, _)| key.namespace == namespace)
+                .map(|(_, object)| Arc::clone(object))
+                .collect(),
+        }
+    }
+
+    /// Calls `visit` for every object in list order under the read lock, with the
+    /// store's revision: for code that must see objects and revision together.
+    pub fn read<T>(&self, visit: impl FnOnce(&BTreeMap<ObjectKey, Arc<Object>>, Revision) -> T) -> T {
+        let content = self.0.content.read();
+        let revision = *self.0.revision.borrow();
+        visit(&content.objects, revision)
+    }
+
+    /// Objects whose index `name` holds `value`; unordered.
+    pub fn by_index(&self, index: &Index, value: &str) -> Vec<Arc<Object>> {
+        let content = self.0.content.read();
+        let Some(keys) = content.indexes.get(index.name).and_then(|values| values.get(value)) else {
+            return Vec::new();
+        };
+        keys.iter().filter_map(|key| content.objects.get(key).cloned()).collect()
+    }
+
+    /// Objects that name `uid` among their owners.
+    pub fn owned_by(&self, uid: &str) -> Vec<Arc<Object>> {
+        self.by_index(&BY_OWNER_UID, uid)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.content.read().objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The revision this store has caught up with.
+    pub fn revision(&self) -> Revision {
+        *self.0.revision.borrow()
+    }
+
+    /// Waits until the store has caught up with `revision`.
+    pub async fn wait_for(&self, revision: Revision) {
+        let mut receiver = self.0.revision.subscribe();
+        // The sender lives in `self`, so the channel cannot close while we wait.
+        let _ = receiver.wait_for(|have| *have >= revision).await;
+    }
+
+    /// Waits until the first complete list has arrived.
+    pub async fn wait_synced(&self) {
+        let mut receiver = self.0.synced.subscribe();
+        let _ = receiver.wait_for(|synced| *synced).await;
+    }
+
+    pub fn is_synced(&self) -> bool {
+        *self.0.synced.borrow()
+    }
+
+    /// Changes from now on. Subscribe first, then list, to miss nothing.
+    pub fn subscribe(&self) -> Subscription {
+        Subscription(self.0.events.subscribe())
+    }
+}
+
+impl StoreWriter {
+    /// A reader of this store.
+    pub fn reader(&self) -> Store {
+        Store(Arc::clone(&self.0))
+    }
+
+    /// Adds or replaces one object and advances the revision to the object's.
+    pub fn apply(&self, object: Arc<Object>) {
+        let old = self.0.content.write().insert(&self.0.indexes, Arc::clone(&object));
+        self.advance(object.revision);
+        let _ = self.0.events.send(StoreEvent::Applied { new: object, old });
+    }
+
+    /// Removes an object; `last` carries the revision of the deletion.
+    pub fn delete(&self, last: Arc<Object>) {
+        self.0.content.write().remove(&self.0.indexes, &last.key());
+        self.advance(last.revision);
+        let _ = self.0.events.send(StoreEvent::Deleted(last));
+    }
+
+    /// Replaces the whole content, as after a list, and marks the store synced.
+    pub fn replace(&self, objects: Vec<Arc<Object>>, revision: Revision) {
+        {
+            let mut content = self.0.content.write();
+            *content = Content::default();
+            for object in objects {
+                content.insert(&self.0.indexes, object);
+            }
+        }
+        self.advance(revision);
+        self.0.synced.send_replace(true);
+        let _ = self.0.events.send(StoreEvent::Resync);
+    }
+
+    /// Records that everything up to `revision` has been seen (a bookmark).
+    pub fn advance(&self, revision: Revision) {
+        self.0.revision.send_if_modified(|have| {
+            let newer = revision > *have;
+            if newer {
+                *have = revision;
+            }
+            newer
+        });
+    }
+}
+
+impl Content {
+    fn insert(&mut self, indexes: &[Index], object: Arc<Object>) -> Option<Arc<Object>> {
+        let key = object.key();
+        let old = self.remove(indexes, &key);
+        for index in indexes {
+            for value in (index.values)(&object) {
+                self.indexes.entry(index.name).or_default().entry(value).or_default().insert(key.clone());
+            }
+        }
+        self.objects.insert(key, object);
+        old
+    }
+
+    fn remove(&mut self, indexes: &[Index], key: &ObjectKey) -> Option<Arc<Object>> {
+        let old = self.objects.remove(key)?;
+        for index in indexes {
+            let Some(values) = self.indexes.get_mut(index.name) else { continue };
+            for value in (index.values)(&old) {
+                if let Some(keys) = values.get_mut(&value) {
+                    keys.remove(key);
+                    if keys.is_empty() {
+                        values.remove(&value);
+                    }
+                }
+            }
+        }
+        Some(old)
+    }
+}
+
+/// A bounded stream of changes.
+pub struct Subscription(broadcast::Receiver<StoreEvent>);
+
+impl Subscription {
+    /// The next change; [`StoreEvent::Resync`] after falling behind; `None` when the store is gone.
+    pub async fn next(&mut self) -> Option<StoreEvent> {
+        match self.0.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(StoreEvent::Resync),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, revision: u64, owner: &str) -> Arc<Object> {
+        let value = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {
+            "name": name, "namespace": "n", "resourceVersion": revision.to_string(),
+            "ownerReferences": [{"apiVersion": "v1", "kind": "X", "name": "x", "uid": owner}]}});
+        Arc::new(Object::from_value(&value).unwrap())
+    }
+
+    #[test]
+    fn owner_index_follows_changes() {
+        let (writer, store) = store(&[]);
+        writer.apply(object("a", 1, "u1"));
+        writer.apply(object("a", 2, "u2"));
+        assert!(store.owned_by("u1").is_empty());
+        assert_eq!(store.owned_by("u2").len(), 1);
+        writer.delete(object("a", 3, "u2"));
+        assert!(store.owned_by("u2").is_empty());
+        assert_eq!(store.revision(), Revision(3));
+    }
+
+    #[tokio::test]
+    async fn a_lagging_subscriber_is_told_to_resync() {
+        let (writer, store) = store(&[]);
+        let mut subscription = store.subscribe();
+        for revision in 1..=(SUBSCRIPTION_LEN as u64 + 10) {
+            writer.apply(object("a", revision, "u"));
+        }
+        assert!(matches!(subscription.next().await, Some(StoreEvent::Resync)));
+    }
+}
