@@ -1,0 +1,5 @@
+//! Who is asking.
+
+pub mod user;
+
+pub use user::UserInfo;

@@ -1,0 +1,81 @@
+//! What the API server knows about kinds: the table of strategies, endpoints
+//! and views, and the generic store every write ends in.
+
+pub mod builtin;
+pub mod endpoint;
+pub mod meta;
+pub mod names;
+pub mod store;
+pub mod strategy;
+
+use std::{collections::HashMap, sync::Arc};
+
+use skiff_api::GroupResource;
+use skiff_client::Snapshot;
+
+pub use endpoint::{Endpoint, EndpointRequest, EndpointResponse, View};
+pub use strategy::{Allocation, DefaultStrategy, Operation, RequestContext, Strategy};
+
+use crate::{
+    authn::{TokenAuthenticator, service_account::TokenIssuer},
+    authz::Authorizer,
+};
+
+/// What strategies, endpoints and admission plugins are built from.
+#[derive(Clone)]
+pub struct Dependencies {
+    /// The watch caches; complete once the server is ready.
+    pub snapshot: Snapshot,
+    /// Primary first; one per address family.
+    pub service_cidrs: Vec<ipnet::IpNet>,
+    /// Inclusive range of node ports.
+    pub node_ports: std::ops::RangeInclusive<u16>,
+    pub authorizer: Arc<dyn Authorizer>,
+    /// For TokenReview.
+    pub authenticator: Arc<dyn TokenAuthenticator>,
+    /// For `serviceaccounts/token`.
+    pub token_issuer: Arc<TokenIssuer>,
+}
+
+/// Per-kind behaviour by resource (and subresource).
+#[derive(Default)]
+pub struct Registry {
+    strategies: HashMap<GroupResource, Arc<dyn Strategy>>,
+    endpoints: HashMap<(GroupResource, String), Arc<dyn Endpoint>>,
+    views: HashMap<(GroupResource, String), Arc<dyn View>>,
+}
+
+impl Registry {
+    /// Registers the strategy of a kind; kinds without one use [`DefaultStrategy`].
+    pub fn strategy(&mut self, group: &'static str, resource: &'static str, strategy: impl Strategy) {
+        self.strategies.insert(GroupResource::new(group, resource), Arc::new(strategy));
+    }
+
+    /// Registers a create-only resource (`subresource` empty) or subresource.
+    pub fn endpoint(
+        &mut self,
+        group: &'static str,
+        resource: &'static str,
+        subresource: &str,
+        endpoint: impl Endpoint,
+    ) {
+        self.endpoints.insert((GroupResource::new(group, resource), subresource.to_owned()), Arc::new(endpoint));
+    }
+
+    /// Registers a subresource that is a view of the object.
+    pub fn view(&mut self, group: &'static str, resource: &'static str, subresource: &str, view: impl View) {
+        self.views.insert((GroupResource::new(group, resource), subresource.to_owned()), Arc::new(view));
+    }
+
+    pub fn strategy_of(&self, resource: &GroupResource) -> Arc<dyn Strategy> {
+        self.strategies.get(resource).cloned().unwrap_or_else(|| Arc::new(DefaultStrategy))
+    }
+
+    pub fn endpoint_of(&self, resource: &GroupResource, subresource: &str) -> Option<Arc<dyn Endpoint>> {
+        self.endpoints.get(&(resource.clone(), subresource.to_owned())).cloned()
+    }
+
+    pub fn view_of(&self, resource: &GroupResource, subresource: &str) -> Option<Arc<dyn View>> {
+        self.views.get(&(resource.clone(), subresource.to_owned())).cloned()
+    }
+}
