@@ -7,13 +7,19 @@
 //! derived everywhere else.
 
 pub mod group_version;
+pub mod json_path;
 pub mod metadata;
 pub mod object;
+pub mod resource;
+pub mod resources;
 pub mod revision;
+pub mod schema;
 pub mod status;
 
 pub use group_version::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource};
 pub use metadata::{ObjectMeta, OwnerReference};
 pub use object::{DecodeError, Object, ObjectKey, ObjectReference};
+pub use resource::{Resource, Verb};
+pub use resources::{ResourceRegistry, builtin};
 pub use revision::{Revision, Uid};
 pub use status::{Cause, Reason, Status};
