@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
 use http::{Method, Request, Response, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use skiff_api::{GroupVersionResource, Object, Revision, Status};
@@ -306,9 +306,25 @@ fn escape(text: &str) -> String {
 }
 
 async fn read_all(response: Response<Body>) -> Result<Bytes, ClientError> {
-    let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX);
-    let collected = body.collect().await.map_err(|error| ClientError::transport("read response", error))?;
-    Ok(collected.to_bytes())
+    let mut body = response.into_body();
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ClientError::boxed("read response", error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.is_empty() {
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.extend_from_slice(&first);
+        }
+        rest.extend_from_slice(&data);
+        if rest.len() > RESPONSE_BYTES_MAX {
+            return Err(ClientError::transport("read response", "response too large"));
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
 async fn failure(response: Response<Body>) -> ClientError {
@@ -431,7 +447,7 @@ fn watch_events(body: Body) -> impl Stream<Item = Result<WatchEvent, ClientError
                     state.body = None;
                     state.buffer.clear();
                     state.searched = 0;
-                    return Some((Err(ClientError::transport("read watch", error)), state));
+                    return Some((Err(ClientError::boxed("read watch", error)), state));
                 }
                 None => return None,
             }

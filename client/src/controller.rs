@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::Value;
-use skiff_api::{GroupResource, GroupVersionResource, Object, ObjectReference, Status};
+use skiff_api::{GroupResource, GroupVersionResource, Object, ObjectReference, Status, Uid};
 
 use crate::{DeleteOptions, Patch, Snapshot};
 
@@ -71,6 +71,10 @@ impl Trigger {
     }
 }
 
+/// Says which keys to look at when an object of any resource changes.
+pub type EveryResource =
+    Arc<dyn Fn(&GroupResource, Option<&Object>, Option<&Object>, &Snapshot) -> Vec<ObjectRef> + Send + Sync>;
+
 /// One write to the API.
 #[derive(Clone, Debug)]
 pub enum Operation {
@@ -112,6 +116,15 @@ pub enum Operation {
         name: String,
         subresource: &'static str,
         body: Value,
+    },
+    /// Asks the API itself whether an object is gone, and ends the outcome
+    /// quietly when it is not: for decisions that must not rest on a cache that
+    /// may be behind. The object counts as gone when the name has another uid.
+    RequireAbsent {
+        resource: GroupVersionResource,
+        namespace: Option<String>,
+        name: String,
+        uid: Uid,
     },
 }
 
@@ -173,6 +186,12 @@ pub trait Controller: Send + Sync + 'static {
     /// Resources read besides those of the triggers; all of them are synced before the first call.
     fn reads(&self) -> Vec<GroupResource> {
         Vec::new()
+    }
+
+    /// Wakes it for every resource of the snapshot, including those added
+    /// later. The map also gets the resource.
+    fn every_resource(&self) -> Option<EveryResource> {
+        None
     }
 
     /// Keys handled at the same time.

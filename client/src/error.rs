@@ -25,10 +25,23 @@ impl ClientError {
         ClientError::Transport { context: context.into(), source: source.into() }
     }
 
+    /// [`ClientError::transport`] for a source that is boxed already.
+    pub fn boxed(context: impl Into<String>, source: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        ClientError::Transport { context: context.into(), source }
+    }
+
     /// The API's reason, when it answered.
     pub fn reason(&self) -> Option<Reason> {
         match self {
             ClientError::Api(status) => Some(status.reason),
+            _ => None,
+        }
+    }
+
+    /// The API's whole answer, when it answered.
+    pub fn into_status(self) -> Option<Status> {
+        match self {
+            ClientError::Api(status) => Some(*status),
             _ => None,
         }
     }

@@ -6,13 +6,21 @@ use k8s_openapi::Resource;
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
 use skiff_api::{GroupResource, Object};
+use tokio::sync::watch;
 
 use crate::Store;
 
 /// The stores of the resources a component reads; cheap to clone, shared.
 /// Stores may be added later (custom resources appear at run time).
 #[derive(Clone, Default)]
-pub struct Snapshot(Arc<RwLock<HashMap<GroupResource, Store>>>);
+pub struct Snapshot(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    stores: RwLock<HashMap<GroupResource, Store>>,
+    /// Counts additions and removals of stores.
+    generation: watch::Sender<u64>,
+}
 
 impl Snapshot {
     pub fn new() -> Self {
@@ -20,21 +28,28 @@ impl Snapshot {
     }
 
     pub fn insert(&self, resource: GroupResource, store: Store) {
-        self.0.write().insert(resource, store);
+        self.0.stores.write().insert(resource, store);
+        self.0.generation.send_modify(|generation| *generation += 1);
     }
 
     pub fn remove(&self, resource: &GroupResource) {
-        self.0.write().remove(resource);
+        self.0.stores.write().remove(resource);
+        self.0.generation.send_modify(|generation| *generation += 1);
     }
 
     /// The store of a resource, if this snapshot has it.
     pub fn store(&self, resource: &GroupResource) -> Option<Store> {
-        self.0.read().get(resource).cloned()
+        self.0.stores.read().get(resource).cloned()
     }
 
     /// All resources present.
     pub fn resources(&self) -> Vec<GroupResource> {
-        self.0.read().keys().cloned().collect()
+        self.0.stores.read().keys().cloned().collect()
+    }
+
+    /// Changes whenever a store is added or removed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.generation.subscribe()
     }
 
     /// The store of a typed kind.

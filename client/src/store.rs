@@ -120,6 +120,11 @@ impl Store {
         self.by_index(&BY_OWNER_UID, uid)
     }
 
+    /// Whether both are readers of one store.
+    pub fn is_same(&self, other: &Store) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub fn len(&self) -> usize {
         self.0.content.read().objects.len()
     }
@@ -138,6 +143,16 @@ impl Store {
         let mut receiver = self.0.revision.subscribe();
         // The sender lives in `self`, so the channel cannot close while we wait.
         let _ = receiver.wait_for(|have| *have >= revision).await;
+    }
+
+    /// Waits until `condition` holds, looking again after every change of the revision.
+    pub async fn wait_until(&self, condition: impl Fn(&Store) -> bool) {
+        let mut receiver = self.0.revision.subscribe();
+        while !condition(self) {
+            if receiver.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Waits until the first complete list has arrived.
