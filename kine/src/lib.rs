@@ -1,1 +1,46 @@
-//! placeholder
+//! A revisioned key-value store with etcd's semantics, over SQLite or memory.
+//!
+//! What: [`Store`] is the in-process API; the gRPC face serves the same store as etcd v3.
+//! Why: the API server needs compare-and-swap, one global order of changes, and
+//! watches that can resume; stock etcd clients need the same over a socket.
+//! How and why it survives a crash is argued in `docs/store.md`.
+//!
+//! Invariants:
+//! * one writer thread assigns revisions, commits, applies and publishes, in that order;
+//! * readers see committed state only, and never wait for the disk to see current values;
+//! * memory (index, leases, garbage list) is always derivable from the log.
+
+mod commands;
+mod error;
+mod eval;
+mod gather;
+mod hub;
+mod inbox;
+mod index;
+mod kv;
+mod lessor;
+pub mod limits;
+mod log;
+mod overlay;
+mod range;
+mod readers;
+mod revision;
+mod store;
+#[cfg(test)]
+mod store_tests;
+mod ttl;
+mod txn;
+mod watcher;
+mod writer;
+
+pub use error::{Error, Result};
+pub use kv::{Event, EventKind, KeyValue};
+pub use lessor::{LeaseId, LeaseTtl};
+pub use range::{KeyRange, RangeEnd, RangeRequest, RangeResponse, SortOrder, SortTarget};
+pub use revision::Revision;
+pub use store::{Status, Store, StoreOptions};
+pub use txn::{
+    Compare, CompareResult, CompareTarget, DeleteRequest, DeleteResponse, Op, OpResponse, PutRequest, PutResponse, Txn,
+    TxnResponse,
+};
+pub use watcher::{WatchMessage, WatchRequest, Watcher};

@@ -1,0 +1,65 @@
+//! Every bound of the store, with what happens when it is reached.
+
+use std::time::Duration;
+
+/// Requests waiting for the writer, by weight in KiB. Full: `Store` calls wait their turn.
+pub const QUEUE_KIB: u32 = 64 * 1024;
+/// Requests in one commit. More wait for the next one.
+pub const BATCH_REQUESTS_MAX: usize = 2048;
+/// Bytes of keys and values in one commit. More wait for the next one.
+pub const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Largest request. More: `Error::RequestTooLarge`.
+pub const REQUEST_BYTES_MAX: usize = 1_572_864 + 512 * 1024;
+/// Compares or operations in one level of a transaction. More: `Error::TooManyOps`.
+pub const TXN_OPS_MAX: usize = 128;
+/// Levels of nested transactions. More: `Error::TooManyOps`.
+pub const TXN_DEPTH_MAX: usize = 16;
+
+/// Keys visited under one read lock; longer ranges release it in between.
+pub const SCAN_CHUNK_KEYS: usize = 1024;
+/// Records read from the log in one step, for historic values and replays.
+pub const LOG_PAGE_RECORDS: usize = 512;
+/// Reader connections kept open. More historic reads at once wait.
+pub const LOG_READERS_MAX: usize = 2;
+
+/// Events in the ring. Older ones are read from the log.
+pub const RING_EVENTS_MAX: usize = 16_384;
+/// Bytes kept alive by the ring. Older events are read from the log.
+pub const RING_BYTES_MAX: usize = 8 << 20;
+/// Events in one delivery, extended to the end of a revision.
+pub const WATCH_BATCH_EVENTS: usize = 1000;
+
+/// Time one background slice may take.
+pub const SLICE: Duration = Duration::from_millis(1);
+/// Pages moved by one step of incremental vacuum.
+pub const VACUUM_STEP_PAGES: u32 = 16;
+/// Free bytes below which the file is left alone.
+pub const FREE_BYTES_MIN: u64 = 4 << 20;
+/// WAL size at which an idle writer copies it back.
+pub const WAL_IDLE_BYTES: u64 = 4 << 20;
+/// WAL size at which a busy writer copies it back; also the size it is cut to.
+pub const WAL_BUSY_BYTES: u64 = 16 << 20;
+/// How long another process may hold the database file before writes fail.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Smallest TTL of a lease; smaller ones are raised, as etcd does.
+pub const LEASE_TTL_SECONDS_MIN: i64 = 2;
+/// Largest TTL of a lease. More: `Error::LeaseTtlTooLarge`.
+pub const LEASE_TTL_SECONDS_MAX: i64 = 9_000_000_000;
+/// How far the stored deadline of a renewed lease may lag behind memory.
+pub const LEASE_FLUSH: Duration = Duration::from_secs(5);
+/// Keys attached to one shared lease of `put_with_ttl` before a new one is granted.
+pub const TTL_LEASE_KEYS_MAX: u32 = 1000;
+/// How long one shared lease of `put_with_ttl` takes new keys.
+pub const TTL_LEASE_REUSE: Duration = Duration::from_secs(60);
+/// Spacing of the samples from which `retention` finds its revision.
+pub const RETENTION_SAMPLES: u32 = 10;
+
+/// Watches on one gRPC stream. More: the stream's create request is refused.
+pub const STREAM_WATCHES_MAX: usize = 10_000;
+/// Responses queued on one gRPC stream before its watchers wait.
+pub const STREAM_RESPONSES: usize = 16;
+/// Bytes of one watch response before a fragmenting watcher splits it.
+pub const FRAGMENT_BYTES: usize = 1 << 20;
+/// Time without events after which a gRPC watch that asked for it is told the revision.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);

@@ -1,0 +1,80 @@
+//! A log in memory, for tests and for clusters that are thrown away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Batch, Loaded, Log, LogError, LogReader, LogSize, Reclaim, Record};
+use crate::error::Result;
+use crate::revision::RecordId;
+
+type Records = Arc<Mutex<BTreeMap<RecordId, Record>>>;
+
+/// Keeps records in a map. Leases and compaction live in the engine alone: nothing is reloaded.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryLog {
+    records: Records,
+}
+
+impl Log for MemoryLog {
+    fn load(&mut self, visit: &mut dyn FnMut(Record)) -> Result<Loaded> {
+        self.records.lock().values().cloned().for_each(visit);
+        let clean = true;
+        Ok(Loaded { cluster_id: 1, member_id: 1, clean, ..Loaded::default() })
+    }
+
+    fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
+        let records = batch.records.iter().map(|record| (record.id, record.clone()));
+        self.records.lock().extend(records);
+        Ok(())
+    }
+
+    fn last_id(&mut self) -> Result<Option<RecordId>, LogError> {
+        Ok(self.records.lock().last_key_value().map(|(id, _)| *id))
+    }
+
+    fn delete(&mut self, ids: &[RecordId], _budget: Duration) -> Result<usize, LogError> {
+        let mut records = self.records.lock();
+        ids.iter().for_each(|id| {
+            records.remove(id);
+        });
+        Ok(ids.len())
+    }
+
+    fn reclaim(&mut self, _how: Reclaim) -> Result<bool, LogError> {
+        Ok(false)
+    }
+
+    fn reader(&self) -> Result<Box<dyn LogReader>, LogError> {
+        Ok(Box::new(MemoryReader { records: self.records.clone() }))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+struct MemoryReader {
+    records: Records,
+}
+
+impl LogReader for MemoryReader {
+    fn records(&mut self, from: RecordId, count: usize) -> Result<Vec<Record>, LogError> {
+        let records = self.records.lock();
+        Ok(records.range(from..).take(count).map(|(_, record)| record.clone()).collect())
+    }
+
+    fn get(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, LogError> {
+        let records = self.records.lock();
+        Ok(ids.iter().map(|id| records.get(id).cloned()).collect())
+    }
+
+    fn size(&mut self) -> Result<LogSize, LogError> {
+        let records = self.records.lock();
+        let bytes: usize =
+            records.values().map(|r| size_of::<Record>() + r.key.len() + r.value.as_ref().map_or(0, |v| v.len())).sum();
+        Ok(LogSize { allocated: bytes as u64, in_use: bytes as u64 })
+    }
+}

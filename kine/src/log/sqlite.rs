@@ -1,0 +1,470 @@
+//! The SQLite log: one file, WAL, `synchronous=FULL`.
+//!
+//! The writer's connection never checkpoints inside a commit: copying the WAL back
+//! is a step of its own between batches, so that a commit costs one append and one
+//! sync. Deletions and vacuum run unsynced; the next commit syncs them with itself.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+
+use super::{Batch, LeaseChange, LeaseRow, Loaded, Log, LogError, LogReader, LogSize, Reclaim, Record};
+use crate::error::{Error, Result};
+use crate::limits::{BUSY_TIMEOUT, FREE_BYTES_MIN, VACUUM_STEP_PAGES, WAL_BUSY_BYTES, WAL_IDLE_BYTES};
+use crate::revision::{RecordId, Revision};
+
+const SCHEMA_VERSION: i64 = 1;
+const PAGE_BYTES: u64 = 4096;
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+const SCHEMA: &str = "
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE log (
+    id INTEGER PRIMARY KEY,
+    key BLOB NOT NULL,
+    value BLOB,
+    create_revision INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    lease INTEGER NOT NULL
+);
+CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, deadline INTEGER NOT NULL);
+";
+
+const COLUMNS: &str = "id, key, value, create_revision, version, lease";
+
+/// The writer's side of the file.
+pub(crate) struct SqliteLog {
+    path: PathBuf,
+    connection: Connection,
+    /// Pages in the WAL, kept by a hook on every commit.
+    wal_pages: Arc<AtomicU64>,
+    /// Pages of the present WAL already copied back.
+    backfilled_pages: u64,
+    /// False once there was nothing to vacuum, until something is deleted.
+    vacuum_pending: bool,
+    /// Held so that no second process opens the file.
+    _lock: File,
+}
+
+impl SqliteLog {
+    /// Opens or creates the file; refuses a locked, foreign, newer or damaged one.
+    pub(crate) fn open(path: &Path, ids: impl FnOnce() -> (u64, u64)) -> Result<SqliteLog> {
+        let lock = lock(path)?;
+        prepare_file(path)?;
+        let wal_pages = Arc::new(AtomicU64::new(0));
+        let mut connection = connect(path, wal_pages.clone()).map_err(|e| refusal(path, &e))?;
+        check(path, &connection)?;
+        configure(&connection).map_err(|e| refusal(path, &e))?;
+        migrate(path, &mut connection, ids)?;
+        Ok(SqliteLog {
+            path: path.to_owned(),
+            connection,
+            wal_pages,
+            backfilled_pages: 0,
+            vacuum_pending: true,
+            _lock: lock,
+        })
+    }
+
+    /// Runs `work` in a transaction; on any error nothing of it remains.
+    fn transaction<T>(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LogError> {
+        self.recover()?;
+        let result = (|| {
+            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            let value = work(&self.connection)?;
+            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            Ok(value)
+        })();
+        result.map_err(|error: rusqlite::Error| {
+            self.rollback();
+            describe(&error)
+        })
+    }
+
+    fn rollback(&self) {
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(component = "kine", %error, "roll back a failed batch");
+        }
+    }
+
+    /// After an error a transaction may still be open; then only a new connection helps.
+    fn recover(&mut self) -> Result<(), LogError> {
+        if self.connection.is_autocommit() {
+            return Ok(());
+        }
+        let connection = connect(&self.path, self.wal_pages.clone()).map_err(|e| describe(&e))?;
+        configure(&connection).map_err(|e| describe(&e))?;
+        self.connection = connection;
+        Ok(())
+    }
+
+    fn pragma(&self, name: &str) -> Result<u64, LogError> {
+        self.connection
+            .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+            .map(|value| u64::try_from(value).unwrap_or(0))
+            .map_err(|e| describe(&e))
+    }
+
+    /// Copies the WAL back when it holds `threshold` bytes that are not yet copied.
+    fn checkpoint(&mut self, threshold: u64) -> Result<(), LogError> {
+        let pages = self.wal_pages.load(Ordering::Relaxed);
+        if pages < self.backfilled_pages {
+            self.backfilled_pages = 0;
+        }
+        if pages.saturating_sub(self.backfilled_pages) * PAGE_BYTES < threshold.max(1) {
+            return Ok(());
+        }
+        let copied = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(2))
+            .map_err(|e| describe(&e))?;
+        self.backfilled_pages = u64::try_from(copied).unwrap_or(0);
+        Ok(())
+    }
+
+    /// One step of incremental vacuum if enough of the file is free; true if more remains.
+    fn vacuum(&mut self, full: bool) -> Result<bool, LogError> {
+        let free = self.pragma("freelist_count")?;
+        let total = self.pragma("page_count")?;
+        let worth_it = free * PAGE_BYTES > FREE_BYTES_MIN && free * 4 > total;
+        if free == 0 || !(full || worth_it) {
+            return Ok(false);
+        }
+        self.unsynced(|connection| {
+            let step = format!("PRAGMA incremental_vacuum({VACUUM_STEP_PAGES})");
+            let mut statement = connection.prepare_cached(&step)?;
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+            Ok(())
+        })?;
+        Ok(true)
+    }
+
+    /// A transaction whose loss in a crash does no harm.
+    fn unsynced<T>(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LogError> {
+        self.recover()?;
+        let set = |connection: &Connection, level: &str| {
+            connection.pragma_update(None, "synchronous", level).map_err(|e| describe(&e))
+        };
+        set(&self.connection, "NORMAL")?;
+        let result = self.transaction(work);
+        // Without FULL nothing may be acknowledged, so a failure here must surface.
+        set(&self.connection, "FULL")?;
+        result
+    }
+}
+
+impl Log for SqliteLog {
+    fn load(&mut self, visit: &mut dyn FnMut(Record)) -> Result<Loaded> {
+        let connection = &self.connection;
+        let mut read = || -> rusqlite::Result<Loaded> {
+            let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM log ORDER BY id"))?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                visit(record(row)?);
+            }
+            let mut statement = connection.prepare("SELECT id, ttl, deadline FROM lease")?;
+            let leases = statement.query_map([], |row| {
+                Ok(LeaseRow { id: row.get(0)?, ttl: row.get(1)?, deadline_unix_ms: row.get(2)? })
+            })?;
+            Ok(Loaded {
+                cluster_id: meta(connection, "cluster_id")?.cast_unsigned(),
+                member_id: meta(connection, "member_id")?.cast_unsigned(),
+                compacted: Revision::from_i64(meta(connection, "compact_revision")?),
+                leases: leases.collect::<rusqlite::Result<_>>()?,
+                clean: meta(connection, "clean")? != 0,
+            })
+        };
+        read().map_err(|e| refusal(&self.path, &e))
+    }
+
+    fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
+        self.transaction(|connection| {
+            let mut insert = connection.prepare_cached(
+                "INSERT INTO log (id, key, value, create_revision, version, lease)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?;
+            for record in &batch.records {
+                insert.execute(params![
+                    record.id.0.cast_signed(),
+                    record.key.as_ref(),
+                    record.value.as_deref(),
+                    record.create_revision.as_i64(),
+                    record.version,
+                    record.lease,
+                ])?;
+            }
+            write_leases(connection, &batch.leases)?;
+            let set = |name: &str, value: i64| {
+                connection.prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")?.execute(params![name, value])
+            };
+            if let Some(revision) = batch.compacted {
+                set("compact_revision", revision.as_i64())?;
+            }
+            if let Some(clean) = batch.clean {
+                set("clean", i64::from(clean))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn last_id(&mut self) -> Result<Option<RecordId>, LogError> {
+        self.recover()?;
+        self.connection
+            .query_row("SELECT max(id) FROM log", [], |row| row.get::<_, Option<i64>>(0))
+            .map(|id| id.map(|id| RecordId(id.cast_unsigned())))
+            .map_err(|e| describe(&e))
+    }
+
+    fn delete(&mut self, ids: &[RecordId], budget: Duration) -> Result<usize, LogError> {
+        self.vacuum_pending = true;
+        let started = Instant::now();
+        self.unsynced(|connection| {
+            let mut delete = connection.prepare_cached("DELETE FROM log WHERE id = ?1")?;
+            let mut deleted = 0;
+            for id in ids {
+                delete.execute([id.0.cast_signed()])?;
+                deleted += 1;
+                if started.elapsed() >= budget {
+                    break;
+                }
+            }
+            Ok(deleted)
+        })
+    }
+
+    fn reclaim(&mut self, how: Reclaim) -> Result<bool, LogError> {
+        match how {
+            Reclaim::Busy => self.checkpoint(WAL_BUSY_BYTES).map(|()| false),
+            Reclaim::Idle | Reclaim::Full => {
+                let full = how == Reclaim::Full;
+                if (full || self.vacuum_pending) && self.vacuum(full)? {
+                    // A long vacuum must not let the WAL grow.
+                    self.checkpoint(WAL_BUSY_BYTES)?;
+                    return Ok(true);
+                }
+                self.vacuum_pending = false;
+                self.checkpoint(if full { 0 } else { WAL_IDLE_BYTES })?;
+                Ok(false)
+            }
+        }
+    }
+
+    fn reader(&self) -> Result<Box<dyn LogReader>, LogError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(|e| describe(&e))?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| describe(&e))?;
+        connection.pragma_update(None, "cache_size", -512).map_err(|e| describe(&e))?;
+        Ok(Box::new(SqliteReader { connection, path: self.path.clone() }))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(|e| describe(&e))?;
+        self.connection.close().map_err(|(_, e)| describe(&e))
+    }
+}
+
+struct SqliteReader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl LogReader for SqliteReader {
+    fn records(&mut self, from: RecordId, count: usize) -> Result<Vec<Record>, LogError> {
+        let read = || {
+            let sql = format!("SELECT {COLUMNS} FROM log WHERE id >= ?1 ORDER BY id LIMIT ?2");
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            let rows = statement.query_map(params![from.0.cast_signed(), count], record)?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|e| describe(&e))
+    }
+
+    fn get(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, LogError> {
+        let read = || {
+            let sql = format!("SELECT {COLUMNS} FROM log WHERE id = ?1");
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let one = |id: &RecordId| statement.query_row([id.0.cast_signed()], record).optional();
+            ids.iter().map(one).collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|e| describe(&e))
+    }
+
+    fn size(&mut self) -> Result<LogSize, LogError> {
+        let pages = |name: &str| {
+            let value = self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            value.map(|value| u64::try_from(value).unwrap_or(0)).map_err(|e| describe(&e))
+        };
+        let total = pages("page_count")?;
+        let free = pages("freelist_count")?;
+        let wal = fs::metadata(suffixed(&self.path, "-wal")).map_or(0, |meta| meta.len());
+        Ok(LogSize { allocated: total * PAGE_BYTES + wal, in_use: total.saturating_sub(free) * PAGE_BYTES })
+    }
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    Ok(Record {
+        id: RecordId(row.get::<_, i64>(0)?.cast_unsigned()),
+        key: Bytes::from(row.get::<_, Vec<u8>>(1)?),
+        value: row.get::<_, Option<Vec<u8>>>(2)?.map(Bytes::from),
+        create_revision: Revision::from_i64(row.get(3)?),
+        version: row.get(4)?,
+        lease: row.get(5)?,
+    })
+}
+
+fn write_leases(connection: &Connection, changes: &[LeaseChange]) -> rusqlite::Result<()> {
+    for change in changes {
+        match change {
+            LeaseChange::Put(lease) => connection
+                .prepare_cached("INSERT OR REPLACE INTO lease (id, ttl, deadline) VALUES (?1, ?2, ?3)")?
+                .execute(params![lease.id, lease.ttl, lease.deadline_unix_ms])?,
+            LeaseChange::Delete(id) => connection.prepare_cached("DELETE FROM lease WHERE id = ?1")?.execute([id])?,
+        };
+    }
+    Ok(())
+}
+
+fn meta(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn open_error(path: &Path, reason: impl ToString) -> Error {
+    Error::Open { path: path.to_owned(), reason: reason.to_string() }
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let lock_path = suffixed(path, "-lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(|e| open_error(path, format!("{}: {e}", lock_path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(e)) => Err(open_error(path, e)),
+    }
+}
+
+/// Creates the file private and durable, or looks whether it is a SQLite file at all.
+fn prepare_file(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.len() > 0 => {
+            let mut start = [0; MAGIC.len()];
+            let read = File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut start));
+            match read {
+                Ok(()) if start == MAGIC => Ok(()),
+                _ => Err(Error::Corrupt { path: path.to_owned(), detail: "it does not begin as a SQLite file".into() }),
+            }
+        }
+        _ => {
+            OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(path)
+                .map_err(|e| open_error(path, e))?;
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+            File::open(folder.unwrap_or(Path::new(".")))
+                .and_then(|folder| folder.sync_all())
+                .map_err(|e| open_error(path, e))
+        }
+    }
+}
+
+fn connect(path: &Path, wal_pages: Arc<AtomicU64>) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    // A refused file must not be changed by closing it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // A hook of our own replaces the automatic checkpoint.
+    connection.wal_hook(Some(move |_: &mut Wal, pages: std::ffi::c_int| {
+        wal_pages.store(u64::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }))?;
+    Ok(connection)
+}
+
+fn check(path: &Path, connection: &Connection) -> Result<()> {
+    let verdict: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| refusal(path, &e))?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(Error::Corrupt { path: path.to_owned(), detail: verdict.replace('\n', " ") })
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    // Takes effect only before the first table; a file of ours has it already.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update_and_check(None, "journal_size_limit", WAL_BUSY_BYTES as i64, |_| Ok(()))
+}
+
+fn migrate(path: &Path, connection: &mut Connection, ids: impl FnOnce() -> (u64, u64)) -> Result<()> {
+    let refuse = |e: rusqlite::Error| refusal(path, &e);
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table'", [], |row| row.get(0))
+        .map_err(refuse)?;
+    if tables > 0 {
+        return match meta(connection, "schema") {
+            Ok(SCHEMA_VERSION) => Ok(()),
+            Ok(other) => Err(open_error(path, format!("schema {other} was written by another version"))),
+            Err(_) => Err(open_error(path, "it is a SQLite file, but not a datastore")),
+        };
+    }
+    let (cluster_id, member_id) = ids();
+    let mut create = || -> rusqlite::Result<()> {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(SCHEMA)?;
+        for (name, value) in [
+            ("schema", SCHEMA_VERSION),
+            ("cluster_id", cluster_id.cast_signed()),
+            ("member_id", member_id.cast_signed()),
+            ("compact_revision", 0),
+            ("clean", 1),
+        ] {
+            transaction.execute("INSERT INTO meta VALUES (?1, ?2)", params![name, value])?;
+        }
+        transaction.commit()
+    };
+    create().map_err(|e| refusal(path, &e))
+}
+
+/// What an SQLite error at open means to the operator.
+fn refusal(path: &Path, error: &rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            Error::Corrupt { path: path.to_owned(), detail: error.to_string() }
+        }
+        _ => open_error(path, error),
+    }
+}
+
+fn describe(error: &rusqlite::Error) -> LogError {
+    LogError(error.to_string())
+}

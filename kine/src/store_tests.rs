@@ -1,0 +1,248 @@
+//! The store from inside: what needs a log of one's own or the file underneath.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use crate::log::memory::MemoryLog;
+use crate::log::{Batch, Loaded, Log, LogError, LogReader, Reclaim, Record};
+use crate::revision::RecordId;
+use crate::*;
+
+/// A memory log whose appends fail on demand.
+struct FaultyLog {
+    inner: MemoryLog,
+    fault: Arc<AtomicU8>,
+}
+
+const FAIL_CLEANLY: u8 = 1;
+const COMMIT_BUT_REPORT_FAILURE: u8 = 2;
+const FAIL_EVERYTHING: u8 = 3;
+
+impl Log for FaultyLog {
+    fn load(&mut self, visit: &mut dyn FnMut(Record)) -> Result<Loaded> {
+        self.inner.load(visit)
+    }
+
+    fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
+        match self.fault.load(Ordering::SeqCst) {
+            0 => return self.inner.append(batch),
+            COMMIT_BUT_REPORT_FAILURE => self.inner.append(batch)?,
+            _ => {}
+        }
+        Err(LogError("no space left on device".into()))
+    }
+
+    fn last_id(&mut self) -> Result<Option<RecordId>, LogError> {
+        if self.fault.load(Ordering::SeqCst) == FAIL_EVERYTHING {
+            return Err(LogError("input/output error".into()));
+        }
+        self.inner.last_id()
+    }
+
+    fn delete(&mut self, ids: &[RecordId], budget: Duration) -> Result<usize, LogError> {
+        self.inner.delete(ids, budget)
+    }
+
+    fn reclaim(&mut self, how: Reclaim) -> Result<bool, LogError> {
+        self.inner.reclaim(how)
+    }
+
+    fn reader(&self) -> Result<Box<dyn LogReader>, LogError> {
+        self.inner.reader()
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+fn faulty() -> (Store, Arc<AtomicU8>) {
+    let fault = Arc::new(AtomicU8::new(0));
+    let log = FaultyLog { inner: MemoryLog::default(), fault: fault.clone() };
+    (Store::over(Box::new(log), None).unwrap(), fault)
+}
+
+async fn put(store: &Store, key: &'static str, value: &'static str) -> Result<Revision> {
+    store.put(PutRequest::new(key, value)).await.map(|response| response.revision)
+}
+
+#[tokio::test]
+async fn a_failed_commit_leaves_nothing_and_the_store_recovers() {
+    let (store, fault) = faulty();
+    assert_eq!(put(&store, "a", "1").await.unwrap(), Revision(2));
+    for kind in [FAIL_CLEANLY, FAIL_EVERYTHING] {
+        fault.store(kind, Ordering::SeqCst);
+        assert!(matches!(put(&store, "a", "2").await, Err(Error::Write(_))));
+        assert!(matches!(put(&store, "b", "2").await, Err(Error::Write(_))));
+        assert_eq!(store.get(b"a").unwrap().value, "1");
+        assert!(store.get(b"b").is_none());
+        assert_eq!(store.current_revision(), Revision(2));
+    }
+    fault.store(0, Ordering::SeqCst);
+    assert_eq!(put(&store, "b", "3").await.unwrap(), Revision(3));
+}
+
+#[tokio::test]
+async fn a_commit_that_took_place_despite_its_error_is_seen_by_readers_and_watchers() {
+    let (store, fault) = faulty();
+    let mut watcher = store.watch(WatchRequest::new(KeyRange::all(), Revision(0))).unwrap();
+    fault.store(COMMIT_BUT_REPORT_FAILURE, Ordering::SeqCst);
+    assert_eq!(put(&store, "a", "1").await.unwrap(), Revision(2));
+    fault.store(0, Ordering::SeqCst);
+    assert_eq!(put(&store, "b", "1").await.unwrap(), Revision(3));
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let WatchMessage::Events(events) = watcher.next().await.unwrap() else { continue };
+        seen.extend(events.iter().map(|event| event.kv.mod_revision));
+    }
+    assert_eq!(seen, [Revision(2), Revision(3)]);
+}
+
+#[tokio::test]
+async fn revisions_versions_and_leases_survive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions::sqlite(folder.path().join("state.db"));
+    let store = Store::open(options.clone()).await.unwrap();
+    let (lease, _) = store.lease_grant(0, 100).await.unwrap();
+    put(&store, "a", "1").await.unwrap();
+    put(&store, "a", "2").await.unwrap();
+    let leased = PutRequest { lease, ..PutRequest::new("b", "x") };
+    store.put(leased).await.unwrap();
+    store.delete(KeyRange::key("a")).await.unwrap();
+    store.compact(Revision(3), true).await.unwrap();
+    store.close().await.unwrap();
+    assert!(matches!(put(&store, "a", "3").await, Err(Error::Stopped)));
+
+    let store = Store::open(options).await.unwrap();
+    assert_eq!(store.current_revision(), Revision(5));
+    assert_eq!(store.compact_revision(), Revision(3));
+    assert!(store.get(b"a").is_none());
+    let at_three = RangeRequest::new(KeyRange::key("a")).at(Revision(3));
+    let kv = store.range(at_three.clone()).await.unwrap().kvs.remove(0);
+    assert_eq!((kv.value.as_ref(), kv.version, kv.create_revision), (&b"2"[..], 2, Revision(2)));
+    let too_old = store.range(at_three.at(Revision(2))).await;
+    assert!(matches!(too_old, Err(Error::Compacted { compact_revision: Revision(3) })));
+    let ttl = store.lease_time_to_live(lease, true).unwrap();
+    assert_eq!(ttl.keys, ["b"]);
+    assert!((97..=100).contains(&ttl.ttl), "{ttl:?}");
+    store.lease_revoke(lease).await.unwrap();
+    assert!(store.get(b"b").is_none());
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_in_use_damaged_or_foreign_is_refused_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(StoreOptions::sqlite(&path)).await.unwrap();
+    for i in 0..200 {
+        let key = format!("/key/{i:03}");
+        store.put(PutRequest::new(key, vec![b'x'; 500])).await.unwrap();
+    }
+    let second = Store::open(StoreOptions::sqlite(&path)).await;
+    assert!(matches!(second, Err(Error::InUse { .. })));
+    store.close().await.unwrap();
+
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xa5);
+    std::fs::write(&path, &bytes).unwrap();
+    let error = Store::open(StoreOptions::sqlite(&path)).await.err().unwrap();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("state.db"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "a refused file stays as it was");
+
+    std::fs::write(&path, b"not a database, but long enough to be one").unwrap();
+    assert!(matches!(Store::open(StoreOptions::sqlite(&path)).await, Err(Error::Corrupt { .. })));
+
+    let foreign = folder.path().join("foreign.db");
+    let connection = rusqlite::Connection::open(&foreign).unwrap();
+    connection.execute_batch("CREATE TABLE kine (id INTEGER)").unwrap();
+    drop(connection);
+    assert!(matches!(Store::open(StoreOptions::sqlite(&foreign)).await, Err(Error::Open { .. })));
+}
+
+#[tokio::test]
+async fn a_watcher_that_fell_out_of_the_ring_reads_every_event_from_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(StoreOptions::sqlite(folder.path().join("s.db"))).await.unwrap();
+    let request = WatchRequest::new(KeyRange::prefix("/k/"), Revision(0)).with_prev_kv();
+    let mut watcher = store.watch(request).unwrap();
+    // Values large enough that the ring holds only a part of them.
+    let value = vec![b'v'; limits::RING_BYTES_MAX / 64];
+    let total = 200;
+    let writes = (0..total).map(|i| {
+        let (store, value) = (store.clone(), value.clone());
+        async move { store.put(PutRequest::new(format!("/k/{}", i % 7), value)).await.unwrap() }
+    });
+    futures_util::future::join_all(writes).await;
+    let mut seen = Vec::new();
+    while seen.len() < total {
+        let WatchMessage::Events(events) = watcher.next().await.unwrap() else { continue };
+        for event in &events {
+            assert_eq!(event.prev_kv.is_none(), event.is_create());
+            seen.push(event.kv.mod_revision.0);
+        }
+    }
+    assert_eq!(seen, (2..2 + total as u64).collect::<Vec<_>>());
+
+    // And one that compaction overtook is told so.
+    let mut late = store.watch(WatchRequest::new(KeyRange::all(), Revision(2))).unwrap();
+    store.compact(Revision(100), true).await.unwrap();
+    let error = late.next().await.err().unwrap();
+    assert!(matches!(error, Error::Compacted { compact_revision: Revision(100) }), "{error:?}");
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_file_shrinks_after_compaction_and_the_wal_stays_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.db");
+    let store = Store::open(StoreOptions::sqlite(&path)).await.unwrap();
+    let value = vec![b'v'; 64 * 1024];
+    for _ in 0..600 {
+        store.put(PutRequest::new("/same", value.clone())).await.unwrap();
+    }
+    let grown = store.status().await.unwrap();
+    assert!(grown.size_in_use > 30 << 20, "{grown:?}");
+    store.compact(store.current_revision(), true).await.unwrap();
+    store.defragment().await.unwrap();
+    let shrunk = store.status().await.unwrap();
+    assert!(shrunk.size_in_use < 1 << 20, "{shrunk:?}");
+    let file = std::fs::metadata(&path).unwrap().len();
+    assert!(file < 2 << 20, "{file}");
+    let wal = std::fs::metadata(folder.path().join("s.db-wal")).unwrap().len();
+    assert!(wal <= limits::WAL_BUSY_BYTES + (4 << 20), "{wal}");
+    assert_eq!(store.get(b"/same").unwrap().version, 600);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn retention_compacts_by_itself() {
+    let options = StoreOptions::memory().retention(Duration::from_millis(100));
+    let store = Store::open(options).await.unwrap();
+    put(&store, "a", "1").await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while store.compact_revision() == Revision(0) {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        put(&store, "a", "2").await.unwrap();
+    }
+    assert_eq!(store.get(b"a").unwrap().value, "2");
+}
+
+#[tokio::test]
+async fn events_share_leases_and_go_away() {
+    let store = Store::open(StoreOptions::memory()).await.unwrap();
+    for key in ["/e/1", "/e/2"] {
+        store.put_with_ttl(key, "x", Duration::from_secs(3600)).await.unwrap();
+    }
+    let leases = store.leases();
+    assert_eq!(leases.len(), 1);
+    // Somebody revokes the shared lease: the next event gets a new one.
+    store.lease_revoke(leases[0]).await.unwrap();
+    assert!(store.get(b"/e/1").is_none() && store.get(b"/e/2").is_none());
+    store.put_with_ttl("/e/3", "x", Duration::from_secs(3600)).await.unwrap();
+    assert!(store.get(b"/e/3").unwrap().lease != leases[0]);
+}
