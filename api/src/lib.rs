@@ -6,20 +6,28 @@
 //! path, a short name, a protobuf tag) is written once, in a table, and
 //! derived everywhere else.
 
+pub mod field_selector;
 pub mod group_version;
 pub mod json_path;
 pub mod metadata;
+pub mod names;
 pub mod object;
+pub mod quantity;
 pub mod resource;
 pub mod resources;
 pub mod revision;
 pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod timestamp;
 
+pub use field_selector::FieldSelector;
 pub use group_version::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource};
 pub use metadata::{ObjectMeta, OwnerReference};
 pub use object::{DecodeError, Object, ObjectKey, ObjectReference};
+pub use quantity::Quantity;
 pub use resource::{Resource, Verb};
 pub use resources::{ResourceRegistry, builtin};
 pub use revision::{Revision, Uid};
+pub use selector::Selector;
 pub use status::{Cause, Reason, Status};
