@@ -1,1 +1,29 @@
-fn main() {}
+//! The project's own tools: `cargo xtask <verb>`.
+
+mod dist;
+mod setup;
+mod shell;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "cargo xtask <verb>
+
+  setup [--tests]   install what building and running need (as root, by apt-get), or say what is missing
+  dist [--debug]    build the binary, put the payload behind it: target/dist/skiff
+  tidy              check what rustfmt and clippy cannot: crate edges, file sizes, module docs";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    match arguments.first().map(String::as_str) {
+        Some("setup") => setup::setup(has("--tests")),
+        Some("dist") => dist::dist(if has("--debug") { dist::Profile::Debug } else { dist::Profile::Release }),
+        Some("tidy") => tidy::run(),
+        Some("help" | "--help" | "-h") | None => {
+            println!("{HELP}");
+            Ok(())
+        }
+        Some(other) => bail!("no verb {other:?}\n\n{HELP}"),
+    }
+}

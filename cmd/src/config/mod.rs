@@ -1,0 +1,9 @@
+//! Configuration: files on disk, and the typed form that components get.
+
+mod agent;
+mod file;
+mod server;
+
+pub use agent::{AgentSettings, DEFAULT_DATA_DIR};
+pub use file::{ConfigError, file_arguments};
+pub use server::{FlannelBackend, ServerSettings};

@@ -1,0 +1,32 @@
+//! Structured logs on standard error: every line names its component.
+
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::flags::{Settings, SettingsError};
+
+/// Sets up logging for the whole process. Without `--verbose` only problems are
+/// shown, so that a person sees the steps of start-up and nothing else.
+pub fn start(settings: &Settings) -> Result<(), SettingsError> {
+    let base = if settings.switch("verbose") { "info" } else { "warn" };
+    let filter = match settings.text("log-level") {
+        Some(text) => EnvFilter::try_new(text).map_err(|error| SettingsError::new("log-level", error))?,
+        None => EnvFilter::new(base),
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match settings.text("log-format") {
+        Some("json") => {
+            let layer = fmt::layer().json().flatten_event(true).with_target(false).with_writer(std::io::stderr);
+            registry.with(layer).try_init()
+        }
+        Some("text") | None => {
+            registry.with(fmt::layer().with_target(false).with_writer(std::io::stderr)).try_init()
+        }
+        Some(other) => return Err(SettingsError::new("log-format", format!("{other:?} is not text or json"))),
+    };
+    started.map_err(|error| SettingsError::new("log-format", error))
+}
+
+/// Whether the start-up steps must be JSON lines too.
+pub fn is_json(settings: &Settings) -> bool {
+    settings.text("log-format") == Some("json")
+}

@@ -1,0 +1,169 @@
+//! The system image: an OCI image that holds only this binary.
+//!
+//! It serves as pause, cluster DNS and helper image, so that a fresh machine
+//! boots a whole cluster without a registry. The archive is written to the
+//! node's image folder and imported like any other; its tag is the content hash
+//! of the binary, so a new build is a new image and an old one is recognised.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use ring::digest;
+use serde_json::json;
+
+use crate::{payload::Trailer, pki::FileError};
+
+/// Repository part of the image's name; no registry serves it.
+const REPOSITORY: &str = "docker.io/skiff/system";
+/// Name of the archive in the image folder.
+const ARCHIVE: &str = "skiff-system.tar";
+/// Names by which the binary is called inside the image.
+const LINKS: &[&str] = &["pause", "coredns"];
+
+/// The image that components use for themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemImage {
+    /// Full reference, for example `docker.io/skiff/system:3f…`.
+    pub reference: String,
+    pub archive: PathBuf,
+}
+
+/// Writes the image of the running binary into `folder` unless it is there already.
+pub fn write(folder: &Path) -> Result<SystemImage, FileError> {
+    let archive = folder.join(ARCHIVE);
+    let fail = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| FileError::new(action, &path, source)
+    };
+    let executable = Path::new("/proc/self/exe");
+    let program = own_program(executable).map_err(fail("read", executable))?;
+    let reference = format!("{REPOSITORY}:{}", &hex_sha256(&program)[..16]);
+    let stamp = folder.join(format!(".{ARCHIVE}.reference"));
+    if archive.is_file() && fs::read_to_string(&stamp).is_ok_and(|have| have == reference) {
+        return Ok(SystemImage { reference, archive });
+    }
+    fs::create_dir_all(folder).map_err(fail("create", folder))?;
+    let temporary = folder.join(format!(".{ARCHIVE}.tmp"));
+    let file = File::create(&temporary).map_err(fail("create", &temporary))?;
+    write_archive(file, &program, &reference).map_err(fail("write", &temporary))?;
+    fs::rename(&temporary, &archive).map_err(fail("move", &archive))?;
+    fs::write(&stamp, &reference).map_err(fail("write", &stamp))?;
+    Ok(SystemImage { reference, archive })
+}
+
+/// The executable without its payload: nodes have that on disk already.
+fn own_program(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = match Trailer::read(&mut file)? {
+        Some(trailer) => trailer.archive_offset,
+        None => file.metadata()?.len(),
+    };
+    let mut program = Vec::with_capacity(length as usize);
+    File::open(path)?.take(length).read_to_end(&mut program)?;
+    Ok(program)
+}
+
+fn hex_sha256(bytes: &[u8]) -> String {
+    digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An OCI image layout in a tar archive: one layer, one manifest.
+fn write_archive(output: impl Write, program: &[u8], reference: &str) -> io::Result<()> {
+    let layer = layer(program)?;
+    let layer_digest = hex_sha256(&layer);
+    let config = json!({
+        "architecture": architecture(), "os": "linux",
+        "config": {
+            "Entrypoint": ["/coredns"], "Env": ["PATH=/"], "WorkingDir": "/",
+        },
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
+        "history": [{"created_by": "skiff"}],
+    });
+    let config = serde_json::to_vec(&config)?;
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+    });
+    let manifest = serde_json::to_vec(&manifest)?;
+    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+    entry["annotations"] = json!({
+        "io.containerd.image.name": reference,
+        "org.opencontainers.image.ref.name": reference.rsplit(':').next().unwrap_or_default(),
+    });
+    let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [entry]}))?;
+    let mut archive = tar::Builder::new(output);
+    let mut add = |name: &str, content: &[u8]| append(&mut archive, name, content, 0o644);
+    add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    add("index.json", &index)?;
+    for blob in [&config, &manifest, &layer] {
+        add(&format!("blobs/sha256/{}", hex_sha256(blob)), blob)?;
+    }
+    archive.into_inner()?.flush()
+}
+
+fn layer(program: &[u8]) -> io::Result<Vec<u8>> {
+    let mut layer = tar::Builder::new(Vec::with_capacity(program.len() + (64 << 10)));
+    append(&mut layer, "skiff", program, 0o755)?;
+    append(&mut layer, "etc/passwd", b"root:x:0:0:root:/:/skiff\nnobody:x:65534:65534:nobody:/:/skiff\n", 0o644)?;
+    for name in LINKS {
+        let mut header = header(0, 0o777);
+        header.set_entry_type(tar::EntryType::Symlink);
+        layer.append_link(&mut header, name, "skiff")?;
+    }
+    layer.into_inner()
+}
+
+fn append<W: Write>(archive: &mut tar::Builder<W>, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
+    archive.append_data(&mut header(content.len() as u64, mode), name, content)
+}
+
+fn header(size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_mtime(0);
+    header
+}
+
+fn descriptor(media_type: &str, content: &[u8]) -> serde_json::Value {
+    json!({"mediaType": media_type, "digest": format!("sha256:{}", hex_sha256(content)), "size": content.len()})
+}
+
+/// Go's name of this machine.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_is_an_image_layout_whose_digests_hold() {
+        let mut bytes = Vec::new();
+        write_archive(&mut bytes, b"program", "docker.io/skiff/system:x").unwrap();
+        let mut files = std::collections::HashMap::new();
+        for entry in tar::Archive::new(bytes.as_slice()).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            files.insert(entry.path().unwrap().display().to_string(), content);
+        }
+        for (name, content) in &files {
+            if let Some(digest) = name.strip_prefix("blobs/sha256/") {
+                assert_eq!(digest, hex_sha256(content));
+            }
+        }
+        let index: serde_json::Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        let manifest = index["manifests"][0]["digest"].as_str().unwrap().replace("sha256:", "blobs/sha256/");
+        assert!(files.contains_key(&manifest));
+    }
+}
