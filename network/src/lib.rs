@@ -6,3 +6,5 @@
 //! nftables transaction per change for packet rules.
 
 pub mod cni;
+pub mod flannel;
+pub mod limits;
