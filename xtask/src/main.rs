@@ -3,6 +3,7 @@
 mod dist;
 mod setup;
 mod shell;
+mod test;
 mod tidy;
 
 use anyhow::{Result, bail};
@@ -11,6 +12,7 @@ const HELP: &str = "cargo xtask <verb>
 
   setup [--tests]   install what building and running need (as root, by apt-get), or say what is missing
   dist [--debug]    build the binary, put the payload behind it: target/dist/skiff
+  test              format, tidy, clippy, all tests, and the cluster suite on the release binary
   tidy              check what rustfmt and clippy cannot: crate edges, file sizes, module docs";
 
 fn main() -> Result<()> {
@@ -19,6 +21,7 @@ fn main() -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("setup") => setup::setup(has("--tests")),
         Some("dist") => dist::dist(if has("--debug") { dist::Profile::Debug } else { dist::Profile::Release }),
+        Some("test") => test::test(),
         Some("tidy") => tidy::run(),
         Some("help" | "--help" | "-h") | None => {
             println!("{HELP}");

@@ -1,0 +1,29 @@
+//! Everything that must hold, cheapest first.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::{dist, shell::run, tidy};
+
+/// Runs all checks and tests; stops at the first stage that fails.
+pub fn test() -> Result<()> {
+    stage("format", || run("cargo", &["fmt", "--all", "--check"]))?;
+    stage("tidy", tidy::run)?;
+    stage("clippy", || {
+        run("cargo", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"])
+    })?;
+    stage("unit and integration tests", || {
+        run("cargo", &["test", "--quiet", "--workspace", "--exclude", "skiff-tests"])
+    })?;
+    stage("release binary with payload", || dist::dist(dist::Profile::Release))?;
+    stage("cluster tests", || run("cargo", &["test", "--package", "skiff-tests"]))
+}
+
+fn stage(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("==> {name}");
+    let begun = Instant::now();
+    work()?;
+    println!("==> {name}: passed in {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
