@@ -160,8 +160,23 @@ pub struct Message {
     pub atomic: bool,
     /// Unknown fields are kept (custom resources only).
     pub preserve_unknown: bool,
-    /// (position path of the field, by sorted JSON name), inline fields flattened.
+    /// JSON-visible fields sorted by name, inline structures flattened.
     index: Vec<Flat>,
+    /// Positions in `fields` of those with a tag, sorted by tag.
+    by_tag: Vec<u32>,
+}
+
+impl Message {
+    /// The field with this protobuf tag.
+    pub fn field_by_tag(&self, tag: u32) -> Option<&Field> {
+        let found = self.by_tag.binary_search_by_key(&tag, |at| self.fields[*at as usize].tag).ok()?;
+        Some(&self.fields[self.by_tag[found] as usize])
+    }
+
+    /// Fields with a wire form, by ascending tag.
+    pub fn by_tag(&self) -> impl DoubleEndedIterator<Item = &Field> {
+        self.by_tag.iter().map(|at| &self.fields[*at as usize])
+    }
 }
 
 /// A JSON-visible field: its owner message (for inlined structures) and position.
@@ -176,6 +191,7 @@ struct Flat {
 pub struct Schema {
     messages: Vec<Message>,
     by_name: HashMap<Name, HashMap<Name, MessageId>>,
+    json_schema: Option<MessageId>,
 }
 
 /// A message together with the arena it lives in; cheap to clone.
@@ -200,12 +216,17 @@ impl Schema {
         for ((package, name), id) in names {
             by_name.entry(package).or_default().insert(name, id);
         }
-        let mut schema = Schema { messages, by_name };
+        let json_schema = by_name.get("apiextensions/v1").and_then(|names| names.get("JSONSchemaProps")).copied();
+        let mut schema = Schema { messages, by_name, json_schema };
         for number in 0..schema.messages.len() {
             let mut flat = Vec::new();
             schema.flatten(MessageId(number as u32), &mut flat);
             flat.sort_by(|a, b| schema.at(*a).json.cmp(&schema.at(*b).json));
+            let fields = &schema.messages[number].fields;
+            let mut by_tag: Vec<u32> = (0..fields.len() as u32).filter(|at| fields[*at as usize].tag != 0).collect();
+            by_tag.sort_by_key(|at| fields[*at as usize].tag);
             schema.messages[number].index = flat;
+            schema.messages[number].by_tag = by_tag;
         }
         schema
     }
@@ -231,6 +252,11 @@ impl Schema {
     /// Finds a message by package (`apps/v1`) and name (`DeploymentSpec`).
     pub fn message(&self, package: &str, name: &str) -> Option<MessageId> {
         self.by_name.get(package)?.get(name).copied()
+    }
+
+    /// `JSONSchemaProps`, which the schema-or scalars contain.
+    pub fn json_schema(&self) -> Option<MessageId> {
+        self.json_schema
     }
 
     /// All messages with their indexes.
