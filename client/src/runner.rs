@@ -25,7 +25,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Client, Context, Controller, EventRecorder, ObjectRef, Operation, Snapshot, Store, StoreEvent, WorkQueue,
+    Client, Context, Controller, EventRecorder, EventType, ObjectRef, Operation, Snapshot, Store, StoreEvent,
+    WorkQueue,
     controller::EveryResource,
     limits::{CATCH_UP_WAIT_MAX, OPERATIONS_IN_FLIGHT_MAX},
     operation::{Executed, execute},
@@ -192,10 +193,13 @@ impl Runner {
             tracing::error!(component = name, key = %Printed(key), "reconcile panicked, key is retried with back-off");
             return self.queue.add_rate_limited(key.clone());
         };
-        for event in outcome.events {
-            self.deps.recorder.record(event);
-        }
         let (written, failure) = self.carry_out(outcome.operations).await;
+        for event in outcome.events {
+            // Normal events tell of deeds; when one of those failed, only warnings are true.
+            if failure.is_none() || event.event_type == EventType::Warning {
+                self.deps.recorder.record(event);
+            }
+        }
         let mut memory = Memory { last_failure: None, written };
         match failure {
             Some(error) => {

@@ -1,1 +1,75 @@
-//! placeholder
+//! The controllers of the control plane: one pure reconciler per file, and the
+//! list of them.
+//!
+//! A reconciler reads a [`Snapshot`](skiff_client::Snapshot) and answers with
+//! an [`Outcome`](skiff_client::Outcome); the runner in `client` does the rest.
+//! Nothing here performs I/O.
+
+mod claim;
+mod condition;
+mod deletion_rank;
+mod pod;
+mod seen;
+mod service;
+mod template;
+mod write;
+
+pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod garbage_collector;
+pub mod namespace;
+pub mod node_ipam;
+pub mod node_lifecycle;
+pub mod replicaset;
+pub mod root_ca;
+pub mod serviceaccount;
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
+use skiff_client::Controller;
+
+pub use node_ipam::ClusterCidr;
+
+/// What the controllers need to know of the cluster.
+#[derive(Clone, Debug)]
+pub struct ControllerConfig {
+    /// PEM bundle of the CA that signs the API server's certificate.
+    pub root_ca_pem: String,
+    /// Ranges of pod addresses, one per family; empty leaves nodes without.
+    pub cluster_cidrs: Vec<ClusterCidr>,
+    /// How long a node may be silent before it counts as lost.
+    pub node_monitor_grace: SignedDuration,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        ControllerConfig {
+            root_ca_pem: String::new(),
+            cluster_cidrs: Vec::new(),
+            node_monitor_grace: SignedDuration::from_secs(40),
+        }
+    }
+}
+
+/// All controllers of the control plane.
+pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
+    let mut controllers: Vec<Arc<dyn Controller>> = vec![
+        Arc::new(namespace::NamespaceController),
+        Arc::new(serviceaccount::ServiceAccountController),
+        Arc::new(root_ca::RootCaPublisher { ca_pem: config.root_ca_pem.clone() }),
+        Arc::new(deployment::DeploymentController),
+        Arc::new(replicaset::ReplicaSetController::<ReplicaSet>::new()),
+        Arc::new(replicaset::ReplicaSetController::<ReplicationController>::new()),
+        Arc::new(endpoints::EndpointsController),
+        Arc::new(endpointslice::EndpointSliceController),
+        Arc::new(garbage_collector::GarbageCollector),
+        Arc::new(node_lifecycle::NodeLifecycleController::new(config.node_monitor_grace)),
+    ];
+    if !config.cluster_cidrs.is_empty() {
+        controllers.push(Arc::new(node_ipam::NodeIpamController { cluster_cidrs: config.cluster_cidrs.clone() }));
+    }
+    controllers
+}
