@@ -89,8 +89,12 @@ pub trait StreamingBackend: Send + Sync + 'static {
     async fn exited(&self, container_id: &str);
 
     /// Asks the runtime for the streaming URL of a new command (CRI `Exec`).
-    async fn exec_url(&self, container_id: &str, command: &[String], streams: StreamSet)
-    -> Result<String, BackendError>;
+    async fn exec_url(
+        &self,
+        container_id: &str,
+        command: &[String],
+        streams: StreamSet,
+    ) -> Result<String, BackendError>;
 
     /// Asks the runtime for the streaming URL of the container's process (CRI `Attach`).
     async fn attach_url(&self, container_id: &str, streams: StreamSet) -> Result<String, BackendError>;

@@ -181,11 +181,7 @@ async fn remote_command(
     }
 }
 
-async fn port_forward(
-    context: &Context,
-    pod: &PodRef,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Failure> {
+async fn port_forward(context: &Context, pod: &PodRef, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
     let ports = forwarded_ports(&query_pairs(request.uri().query())).map_err(Failure::BadRequest)?;
     let wish = wish(&request)?;
     let sandbox = context.backend.sandbox(pod).await?;
@@ -243,11 +239,7 @@ where
 }
 
 /// Joins a SPDY client to the runtime, byte for byte.
-async fn pass_through(
-    context: &Context,
-    mut request: Request<Incoming>,
-    url: &str,
-) -> Result<Response<Body>, Failure> {
+async fn pass_through(context: &Context, mut request: Request<Incoming>, url: &str) -> Result<Response<Body>, Failure> {
     let protocols: Vec<HeaderValue> = request.headers().get_all(STREAM_PROTOCOL).iter().cloned().collect();
     let runtime = upgrade::join(url, &protocols).await?;
     let mut response = Response::new(full(Bytes::new()));

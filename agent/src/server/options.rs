@@ -84,7 +84,15 @@ impl LogOptions {
             Some(_) => return Err(r#"stream: supported values: "All", "Stdout", "Stderr""#.into()),
         };
         let (follow, previous) = (flag(pairs, "follow"), flag(pairs, "previous"));
-        Ok(LogOptions { follow, previous, timestamps: flag(pairs, "timestamps"), tail_lines, limit_bytes, since, stream })
+        Ok(LogOptions {
+            follow,
+            previous,
+            timestamps: flag(pairs, "timestamps"),
+            tail_lines,
+            limit_bytes,
+            since,
+            stream,
+        })
     }
 }
 
@@ -139,7 +147,8 @@ mod tests {
 
     #[test]
     fn log_options_are_read() {
-        let options = log("follow=true&tailLines=5&timestamps=1&previous=false&limitBytes=9&sinceSeconds=10").expect("valid");
+        let options =
+            log("follow=true&tailLines=5&timestamps=1&previous=false&limitBytes=9&sinceSeconds=10").expect("valid");
         assert!(options.follow && options.timestamps && !options.previous);
         assert_eq!((options.tail_lines, options.limit_bytes), (Some(5), Some(9)));
         assert_eq!(options.since, "2026-01-02T00:00:00Z".parse().ok());

@@ -11,11 +11,25 @@ pub enum Route {
     Pods,
     /// `/metrics` and below; the whole path.
     Metrics(String),
-    ContainerLogs { pod: PodRef, container: String },
-    Exec { pod: PodRef, container: String },
-    Attach { pod: PodRef, container: String },
-    Run { pod: PodRef, container: String },
-    PortForward { pod: PodRef },
+    ContainerLogs {
+        pod: PodRef,
+        container: String,
+    },
+    Exec {
+        pod: PodRef,
+        container: String,
+    },
+    Attach {
+        pod: PodRef,
+        container: String,
+    },
+    Run {
+        pod: PodRef,
+        container: String,
+    },
+    PortForward {
+        pod: PodRef,
+    },
 }
 
 impl Route {

@@ -139,7 +139,13 @@ where
     K: Sink<Message, Error = tungstenite::Error> + Unpin,
 {
     // An empty message on the lowest channel tells the client that the streams stand.
-    let first = if stdout.is_some() { STDOUT } else if stderr.is_some() { STDERR } else { ERROR };
+    let first = if stdout.is_some() {
+        STDOUT
+    } else if stderr.is_some() {
+        STDERR
+    } else {
+        ERROR
+    };
     sink.send(protocol.framing.encode(first, &[])).await?;
 
     let mut pings = interval_at(Instant::now() + WEBSOCKET_PING_INTERVAL, WEBSOCKET_PING_INTERVAL);

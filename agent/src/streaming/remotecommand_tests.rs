@@ -9,7 +9,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::*;
 use crate::streaming::channels::Framing;
 
-const FAILURE: &str = r#"{"metadata":{},"status":"Failure","message":"command terminated with exit code 3","reason":"NonZeroExitCode"}"#;
+const FAILURE: &str =
+    r#"{"metadata":{},"status":"Failure","message":"command terminated with exit code 3","reason":"NonZeroExitCode"}"#;
 const V5: ExecProtocol = ExecProtocol { framing: Framing::Binary, version: 5 };
 
 /// Takes as many streams as wanted, copies stdin to stdout, resizes to stderr or stdout, then fails with exit code 3.
@@ -43,15 +44,21 @@ async fn cat(io: DuplexStream, streams_len: usize) {
         drop(connection);
         std::future::pending::<()>().await;
     };
+    let driving = async {
+        // The client may hang up as soon as it has the status.
+        let _ = driver.run(&token).await;
+        std::future::pending().await
+    };
     tokio::select! {
-        _ = driver.run(&token) => {}
+        () = driving => {}
         () = command => {}
     }
 }
 
 /// Runs one exec; the client sends `messages` and collects what each channel brings.
 async fn exec(protocol: ExecProtocol, wanted: Wanted, messages: Vec<Message>) -> HashMap<u8, Vec<u8>> {
-    let streams_len = 1 + usize::from(wanted.stdin) + usize::from(wanted.stdout) + usize::from(wanted.stderr || wanted.tty);
+    let streams_len =
+        1 + usize::from(wanted.stdin) + usize::from(wanted.stdout) + usize::from(wanted.stderr || wanted.tty);
     let (client, server) = duplex(4096);
     let (near, far) = duplex(4096);
     let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
@@ -84,11 +91,8 @@ async fn exec(protocol: ExecProtocol, wanted: Wanted, messages: Vec<Message>) ->
 async fn closing_stdin_with_v5_reaches_the_command_and_its_status_comes_last() {
     let wanted = Wanted { stdin: true, stdout: true, stderr: true, tty: false };
     let big = vec![b'x'; 100_000];
-    let messages = vec![
-        V5.framing.encode(STDIN, b"hello "),
-        V5.framing.encode(STDIN, &big),
-        V5.framing.encode(CLOSE, &[STDIN]),
-    ];
+    let messages =
+        vec![V5.framing.encode(STDIN, b"hello "), V5.framing.encode(STDIN, &big), V5.framing.encode(CLOSE, &[STDIN])];
     let received = exec(V5, wanted, messages).await;
     assert_eq!(received[&STDOUT].len(), 6 + big.len());
     assert_eq!(received[&STDERR], b"warning");
@@ -129,7 +133,7 @@ async fn a_client_that_leaves_ends_the_session() {
     let work = async { tokio::join!(serve(server, V5, wanted, near, &token), leaving) };
     tokio::select! {
         (result, ()) = work => assert!(result.is_err(), "the websocket broke off without a close"),
-        () = cat(far, 3) => {}
+        () = cat(far, 3) => panic!("the runtime ended first"),
     }
 }
 

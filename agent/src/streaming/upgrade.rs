@@ -86,6 +86,7 @@ where
         Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
         Err(_) => String::new(),
     };
-    let text = if text.is_empty() { format!("the container runtime's streaming server answered {status}") } else { text };
+    let text =
+        if text.is_empty() { format!("the container runtime's streaming server answered {status}") } else { text };
     UpgradeError::Refused { status, text }
 }

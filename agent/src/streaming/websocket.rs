@@ -96,8 +96,7 @@ mod tests {
 
     #[test]
     fn the_accept_key_is_that_of_the_standard_and_the_protocol_is_echoed() {
-        let request =
-            request(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-version", "13")]);
+        let request = request(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-version", "13")]);
         let response: Response<String> = accept(request.headers(), "v5.channel.k8s.io").expect("a full request");
         assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");

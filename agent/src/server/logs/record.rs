@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn other_lines_are_none() {
-        for line in [&b""[..], b"hello", b"x stdout F y", b"2026-01-02T03:04:05Z stdin F y", b"2026-01-02T03:04:05Z stdout Q y"]
+        for line in
+            [&b""[..], b"hello", b"x stdout F y", b"2026-01-02T03:04:05Z stdin F y", b"2026-01-02T03:04:05Z stdout Q y"]
         {
             assert_eq!(Record::parse(line), None);
         }

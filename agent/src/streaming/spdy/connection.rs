@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::SpdyError;
 use super::frame::{Frame, FrameReader, StreamId};
 use super::headers::{Compressor, Headers};
-use super::SpdyError;
 use crate::streaming::limits::{DATA_PIECE_LEN_MAX, SPDY_STREAMS_MAX, STREAM_QUEUE_LEN, WRITE_QUEUE_LEN};
 
 const STATUS_REFUSED_STREAM: u32 = 3;
@@ -39,7 +39,11 @@ struct Table {
 }
 
 impl Table {
-    fn insert(&mut self, stream: StreamId, reply: Option<oneshot::Sender<Result<(), u32>>>) -> mpsc::Receiver<Received> {
+    fn insert(
+        &mut self,
+        stream: StreamId,
+        reply: Option<oneshot::Sender<Result<(), u32>>>,
+    ) -> mpsc::Receiver<Received> {
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE_LEN);
         self.entries.insert(stream, Entry { data: Some(sender), reply, self_finished: false });
         receiver
@@ -229,10 +233,7 @@ impl Drop for EndOnDrop {
     }
 }
 
-async fn write_frames(
-    mut io: impl AsyncWrite + Unpin,
-    mut frames: mpsc::Receiver<Frame>,
-) -> Result<(), SpdyError> {
+async fn write_frames(mut io: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Frame>) -> Result<(), SpdyError> {
     let mut compressor = Compressor::new()?;
     while let Some(frame) = frames.recv().await {
         io.write_all(&frame.encode(&mut compressor)?).await?;
@@ -374,7 +375,8 @@ mod tests {
         let (server, server_driver, accepted) = Connection::server(far);
         let token = CancellationToken::new();
         let background = async {
-            tokio::join!(driver.run(&token), server_driver.run(&token), echo(accepted));
+            let (near, far, ()) = tokio::join!(driver.run(&token), server_driver.run(&token), echo(accepted));
+            near.and(far).expect("no protocol error");
             drop(server);
         };
         tokio::select! {

@@ -1,0 +1,102 @@
+//! A pod's log for a websocket client: each piece of the log is one message.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use skiff_api::Status;
+use skiff_client::Body;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::limits::WEBSOCKET_CLOSE_TIMEOUT;
+
+const BINARY: &str = "binary.k8s.io";
+const BASE64: &str = "base64.binary.k8s.io";
+
+/// Switches the client to a websocket and sends `log` to it in a task of `sessions`.
+pub fn answer<B>(
+    request: &mut Request<B>,
+    log: Body,
+    sessions: &TaskTracker,
+    token: &CancellationToken,
+) -> Result<Response<Body>, Status> {
+    let headers = request.headers();
+    let invalid = || Status::bad_request("not a valid websocket handshake");
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(invalid)?;
+    let offered: Vec<&str> = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    let protocol = offered.iter().find(|name| **name == BINARY || **name == BASE64).copied();
+    let is_base64 = protocol == Some(BASE64);
+
+    let mut response: Response<Body> = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let answer = response.headers_mut();
+    answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Status::internal)?;
+    answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(protocol) = protocol {
+        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(protocol).map_err(Status::internal)?);
+    }
+
+    let client = hyper::upgrade::on(request);
+    let token = token.clone();
+    sessions.spawn(async move {
+        let work = async {
+            let client = client.await.map_err(|error| tungstenite::Error::Io(std::io::Error::other(error)))?;
+            let client = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, None).await;
+            send(client, log, is_base64).await
+        };
+        tokio::select! {
+            () = token.cancelled() => {}
+            result = work => {
+                if let Err(error) = result {
+                    tracing::debug!(component = "apiserver", %error, "log stream ended early");
+                }
+            }
+        }
+    });
+    Ok(response)
+}
+
+async fn send<S>(client: WebSocketStream<S>, mut log: Body, is_base64: bool) -> Result<(), tungstenite::Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let (mut sink, mut source) = client.split();
+    // What the client sends is of no interest, but its leaving is.
+    let left = async { while let Some(Ok(_)) = source.next().await {} };
+    let sending = async {
+        while let Some(Ok(frame)) = log.frame().await {
+            if let Ok(data) = frame.into_data() {
+                sink.send(message(data, is_base64)).await?;
+            }
+        }
+        Ok(())
+    };
+    let result = tokio::select! {
+        () = left => Ok(()),
+        result = sending => result,
+    };
+    // A client that does not take the close is dropped with its connection.
+    let _ = timeout(WEBSOCKET_CLOSE_TIMEOUT, sink.close()).await;
+    result
+}
+
+fn message(data: Bytes, is_base64: bool) -> Message {
+    if is_base64 { Message::text(STANDARD.encode(&data)) } else { Message::Binary(data) }
+}
