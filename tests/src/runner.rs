@@ -49,7 +49,10 @@ pub fn main<F>(tests: &[Test<F>], fixture: impl FnOnce() -> Result<F>) -> ExitCo
         Ok(fixture) => fixture,
         Err(error) => {
             println!("the fixture could not be built: {error:#}");
-            println!("\ntest result: FAILED. 0 passed; {} failed; 0 ignored; 0 measured; 0 filtered out", selected.len());
+            println!(
+                "\ntest result: FAILED. 0 passed; {} failed; 0 ignored; 0 measured; 0 filtered out",
+                selected.len()
+            );
             return ExitCode::FAILURE;
         }
     };

@@ -42,7 +42,7 @@ pub struct DeployController {
 /// Writes the bundled manifests, and removes those that are disabled.
 pub fn write_bundled(folder: &std::path::Path, variables: &Variables, disabled: &[String]) -> Result<(), DeployError> {
     for manifest in MANIFESTS {
-        let path = folder.join(manifest.file_name());
+        let path = folder.join(manifest.file_name);
         if disabled.iter().any(|name| name == manifest.name) {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

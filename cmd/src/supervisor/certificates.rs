@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use skiff_client::Body;
 
 use super::{
@@ -20,7 +19,7 @@ pub const PROXY_USER: &str = "system:kube-proxy";
 pub async fn issue(
     supervisor: &Supervisor,
     path: &str,
-    request: Request<Incoming>,
+    request: Request<Body>,
     caller: &Caller,
 ) -> Result<Response<Body>, Refusal> {
     let node = required(request.headers(), NODE_NAME_HEADER)?;

@@ -1,7 +1,6 @@
 //! The server's end of the reverse tunnel: a node's websocket becomes a session.
 
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use skiff_client::Body;
 use tokio_tungstenite::{
@@ -14,7 +13,7 @@ use super::{Caller, Refusal, Supervisor, text};
 /// Answers `GET /v1-skiff/connect` with 101 and serves the tunnel until it ends.
 pub fn accept(
     supervisor: &Supervisor,
-    mut request: Request<Incoming>,
+    mut request: Request<Body>,
     caller: &Caller,
 ) -> Result<Response<Body>, Refusal> {
     let Caller::Node(node) = caller else {

@@ -3,6 +3,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, Request, StatusCode, header};
 use ring::digest;
+use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{JoinSecrets, Refusal};
@@ -22,7 +23,7 @@ pub enum Caller {
 /// certificate has trouble can still join again.
 pub fn identify<B>(
     request: &Request<B>,
-    certificates: &[Vec<u8>],
+    certificates: &[CertificateDer<'_>],
     secrets: &JoinSecrets,
 ) -> Result<Caller, Refusal> {
     if let Some((user, secret)) = basic_credentials(request.headers()) {
@@ -64,7 +65,7 @@ fn node_of_certificate(der: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::pki::{Authority, Leaf};
-    use rustls_pki_types::{CertificateDer, pem::PemObject};
+    use rustls_pki_types::pem::PemObject;
 
     fn request(credentials: Option<&str>) -> Request<()> {
         let mut request = Request::builder();
@@ -85,7 +86,7 @@ mod tests {
         let authority = Authority::create("client-ca").unwrap();
         let der = |leaf: &Leaf| {
             let pem = authority.issue(leaf).unwrap().certificate_pem;
-            CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
+            CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
         };
         let node = der(&Leaf::client("system:node:n1", Some("system:nodes")));
         assert_eq!(identify(&request(None), &[node], &secrets).unwrap(), Caller::Node("n1".into()));

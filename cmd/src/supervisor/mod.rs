@@ -22,7 +22,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use skiff_client::{Body, Client};
 use skiff_tunnel::Sessions;
@@ -107,7 +107,7 @@ impl Supervisor {
 
     /// Answers one request; `certificates` is the client's chain, already
     /// verified against the client authority by TLS.
-    pub async fn handle(&self, request: Request<Incoming>, certificates: &[Vec<u8>]) -> Response<Body> {
+    pub async fn handle(&self, request: Request<Body>, certificates: &[CertificateDer<'_>]) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let answer = self.route(&path, request, certificates).await;
         answer.unwrap_or_else(|refusal| {
@@ -119,8 +119,8 @@ impl Supervisor {
     async fn route(
         &self,
         path: &str,
-        request: Request<Incoming>,
-        certificates: &[Vec<u8>],
+        request: Request<Body>,
+        certificates: &[CertificateDer<'_>],
     ) -> Result<Response<Body>, Refusal> {
         match (request.method(), path) {
             (&Method::GET, "/cacerts") => return Ok(text(StatusCode::OK, self.pki.server_ca.certificate_pem.clone())),
@@ -149,7 +149,7 @@ impl Supervisor {
     }
 }
 
-async fn read_body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+async fn read_body(request: Request<Body>) -> Result<Bytes, Refusal> {
     let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await;
     body.map(|body| body.to_bytes()).map_err(|error| Refusal(StatusCode::BAD_REQUEST, format!("read body: {error}")))
 }

@@ -1,0 +1,258 @@
+//! OpenAPI: the schema table and the resource table as documents that kubectl,
+//! Helm and code generators read.
+//!
+//! `/openapi/v3` is an index of one document per group and version, whose URLs
+//! carry a content hash; `/openapi/v2` is one document for everything, as JSON
+//! or in the protobuf form of older clients. Documents are made on first demand
+//! and kept until the resource table changes.
+
+mod names;
+mod paths;
+mod schemas;
+mod v2;
+mod v2_protobuf;
+mod v3;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use parking_lot::Mutex;
+use ring::digest;
+use skiff_api::{Resource, ResourceRegistry};
+use skiff_client::Body;
+
+/// Media type of the protobuf form, as asked for by kubectl and client-go.
+const V2_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+/// What the server says it sends; the `@` is not allowed in this header.
+const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// A finished document and its hash.
+#[derive(Clone)]
+struct Document {
+    bytes: Bytes,
+    /// Upper-case hex of the SHA-512, as upstream prints it.
+    hash: Arc<str>,
+}
+
+impl Document {
+    fn new(bytes: Vec<u8>) -> Document {
+        let hash = digest::digest(&digest::SHA512, &bytes);
+        let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+        Document { bytes: Bytes::from(bytes), hash: hash.into() }
+    }
+}
+
+/// Documents of one state of the resource table.
+#[derive(Default)]
+struct Made {
+    version: u64,
+    v3: BTreeMap<String, Document>,
+    v2_json: Option<Document>,
+    v2_protobuf: Option<Document>,
+}
+
+/// Answers requests below `/openapi`.
+pub struct OpenApi {
+    registry: Arc<ResourceRegistry>,
+    release: String,
+    made: Mutex<Made>,
+}
+
+impl OpenApi {
+    /// `release` is the `gitVersion`, shown as the version of the documents.
+    pub fn new(registry: Arc<ResourceRegistry>, release: &str) -> OpenApi {
+        OpenApi { registry, release: release.to_owned(), made: Mutex::default() }
+    }
+
+    /// Answers a GET; `None` when the path is no document.
+    pub fn serve(&self, path: &str, query: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+        match path.trim_end_matches('/') {
+            "/openapi/v2" => Some(self.serve_v2(headers)),
+            "/openapi/v3" => Some(self.serve_index(headers)),
+            other => self.serve_v3(other.strip_prefix("/openapi/v3/")?, query, headers),
+        }
+    }
+
+    fn serve_v2(&self, headers: &HeaderMap) -> Response<Body> {
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let wants_protobuf = accept.split(',').any(|kind| V2_PROTOBUF.contains(&kind.trim()));
+        let (document, content_type) = if wants_protobuf {
+            let make = |rows: &[Arc<Resource>]| v2_protobuf::encode(&v2::document(rows, &self.release));
+            (self.made(|made| &mut made.v2_protobuf, make), V2_PROTOBUF_ANSWER)
+        } else {
+            let make = |rows: &[Arc<Resource>]| json(&v2::document(rows, &self.release));
+            (self.made(|made| &mut made.v2_json, make), "application/json")
+        };
+        answer(&document, content_type, headers, false)
+    }
+
+    fn serve_index(&self, headers: &HeaderMap) -> Response<Body> {
+        let table = self.registry.table();
+        let mut paths = serde_json::Map::new();
+        for group in table.groups() {
+            for version in table.versions(group) {
+                let name = v3::document_name(group, version);
+                if let Some(document) = self.v3(&name) {
+                    let url = format!("/openapi/v3/{name}?hash={}", document.hash);
+                    paths.insert(name, serde_json::json!({"serverRelativeURL": url}));
+                }
+            }
+        }
+        let index = Document::new(json(&serde_json::json!({"paths": paths})));
+        answer(&index, "application/json", headers, false)
+    }
+
+    fn serve_v3(&self, name: &str, query: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+        let document = self.v3(name)?;
+        let asked = query.split('&').find_map(|pair| pair.strip_prefix("hash="));
+        match asked {
+            Some(hash) if *hash == *document.hash => Some(answer(&document, "application/json", headers, true)),
+            // The document has changed since the index was read.
+            Some(_) => Some(redirect(&format!("/openapi/v3/{name}?hash={}", document.hash))),
+            None => Some(answer(&document, "application/json", headers, false)),
+        }
+    }
+
+    fn v3(&self, name: &str) -> Option<Document> {
+        let table = self.registry.table();
+        let mut made = self.made.lock();
+        made.renew(table.version);
+        if let Some(document) = made.v3.get(name) {
+            return Some(document.clone());
+        }
+        let (group, version) = v3::group_version(name)?;
+        let rows = table.group_version(group, version);
+        if rows.is_empty() {
+            return None;
+        }
+        let document = Document::new(json(&v3::document(&rows, &self.release)));
+        made.v3.insert(name.to_owned(), document.clone());
+        Some(document)
+    }
+
+    fn made(
+        &self,
+        slot: impl Fn(&mut Made) -> &mut Option<Document>,
+        make: impl FnOnce(&[Arc<Resource>]) -> Vec<u8>,
+    ) -> Document {
+        let table = self.registry.table();
+        let mut made = self.made.lock();
+        made.renew(table.version);
+        slot(&mut made).get_or_insert_with(|| Document::new(make(table.rows()))).clone()
+    }
+}
+
+impl Made {
+    /// Forgets documents of an older table.
+    fn renew(&mut self, version: u64) {
+        if self.version != version {
+            *self = Made { version, ..Made::default() };
+        }
+    }
+}
+
+fn json(value: &serde_json::Value) -> Vec<u8> {
+    // A tree of plain values always encodes.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// 304 when the client has this document already.
+fn answer(document: &Document, content_type: &'static str, headers: &HeaderMap, immutable: bool) -> Response<Body> {
+    let etag = format!("\"{}\"", document.hash);
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let fresh = known.is_some_and(|known| known.split(',').any(|tag| tag.trim() == etag));
+    let (code, body) =
+        if fresh { (StatusCode::NOT_MODIFIED, Bytes::new()) } else { (StatusCode::OK, document.bytes.clone()) };
+    let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = code;
+    let set = response.headers_mut();
+    set.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    set.insert(header::VARY, HeaderValue::from_static("Accept"));
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        set.insert(header::ETAG, etag);
+    }
+    if immutable {
+        set.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+    }
+    response
+}
+
+fn redirect(location: &str) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(path: &str, query: &str, accept: Option<&str>) -> (StatusCode, HeaderMap, Bytes) {
+        let openapi = OpenApi::new(Arc::new(ResourceRegistry::builtin()), "v1.37.0");
+        let mut headers = HeaderMap::new();
+        if let Some(accept) = accept {
+            headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
+        }
+        let response = openapi.serve(path, query, &headers).expect("a document");
+        let (parts, body) = response.into_parts();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        (parts.status, parts.headers, runtime.block_on(body.collect()).unwrap().to_bytes())
+    }
+
+    #[test]
+    fn the_index_points_to_documents_by_hash_and_a_stale_hash_is_redirected() {
+        let (_, _, index) = get("/openapi/v3", "", None);
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+        let (path, query) = url.split_once('?').unwrap();
+        assert_eq!(get(path, query, None).0, StatusCode::OK);
+        let (code, headers, _) = get(path, "hash=OLD", None);
+        assert_eq!(code, StatusCode::MOVED_PERMANENTLY);
+        assert_eq!(headers[header::LOCATION], url);
+    }
+
+    #[test]
+    fn every_reference_of_a_document_resolves() {
+        fn references(value: &serde_json::Value, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(map) => {
+                    for (key, value) in map {
+                        match value.as_str() {
+                            Some(text) if key == "$ref" => found.push(text.to_owned()),
+                            _ => references(value, found),
+                        }
+                    }
+                }
+                serde_json::Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+                _ => {}
+            }
+        }
+        for path in ["/openapi/v2", "/openapi/v3/api/v1", "/openapi/v3/apis/apps/v1"] {
+            let (_, _, bytes) = get(path, "", None);
+            let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            let mut found = Vec::new();
+            references(&document, &mut found);
+            assert!(found.len() > 50, "{path}");
+            for reference in found {
+                let pointer = reference.trim_start_matches('#');
+                assert!(document.pointer(pointer).is_some(), "{path}: {reference}");
+            }
+        }
+    }
+
+    #[test]
+    fn older_clients_get_protobuf() {
+        let (code, headers, bytes) = get("/openapi/v2", "", Some(V2_PROTOBUF[0]));
+        assert_eq!(code, StatusCode::OK);
+        assert_eq!(headers[header::CONTENT_TYPE], V2_PROTOBUF_ANSWER);
+        assert_eq!(&bytes[..5], b"\x0a\x032.0");
+    }
+}

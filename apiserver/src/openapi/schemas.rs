@@ -1,0 +1,226 @@
+//! Messages of the schema table as JSON schemas.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+use skiff_api::{
+    Resource,
+    schema::{Field, Kind, ListType, MessageId, Scalar, Schema},
+};
+
+use super::names;
+
+/// Which OpenAPI the schema is for; they differ in how references are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    pub fn reference(self, component: &str) -> String {
+        match self {
+            Dialect::V2 => format!("#/definitions/{component}"),
+            Dialect::V3 => format!("#/components/schemas/{component}"),
+        }
+    }
+}
+
+/// Collects every schema that a document mentions.
+pub struct Collector {
+    dialect: Dialect,
+    done: BTreeMap<String, Value>,
+    seen: BTreeSet<MessageId>,
+    open: Vec<MessageId>,
+}
+
+impl Collector {
+    pub fn new(dialect: Dialect) -> Collector {
+        Collector { dialect, done: BTreeMap::new(), seen: BTreeSet::new(), open: Vec::new() }
+    }
+
+    /// Adds the schema of a row's kind and list; returns their component names.
+    pub fn kind(&mut self, row: &Resource) -> (String, String) {
+        let gvk = |kind: &str| json!([{"group": row.group, "version": row.version, "kind": kind}]);
+        let builtin = Schema::builtin();
+        let package = skiff_api::schema::package_of(&row.group, &row.version);
+        let object = match builtin.message(&package, &row.kind).filter(|_| row.schema.is_some()) {
+            Some(id) => self.message(id),
+            None => self.schemaless(row),
+        };
+        if let Some(schema) = self.done.get_mut(&object).filter(|schema| schema.is_object()) {
+            schema["x-kubernetes-group-version-kind"] = gvk(&row.kind);
+        }
+        if !row.is_stored() {
+            return (object.clone(), object);
+        }
+        let list = match object.strip_suffix(&*row.kind) {
+            Some(prefix) => format!("{prefix}{}", row.list_kind),
+            None => names::custom(row, &row.list_kind),
+        };
+        let list_meta = self.named("meta/v1", "ListMeta");
+        let schema = json!({
+            "type": "object", "required": ["items"],
+            "properties": {
+                "apiVersion": {"type": "string"}, "kind": {"type": "string"},
+                "metadata": self.reference(&list_meta),
+                "items": {"type": "array", "items": self.reference(&object)},
+            },
+            "x-kubernetes-group-version-kind": gvk(&row.list_kind),
+        });
+        self.done.insert(list.clone(), schema);
+        (object, list)
+    }
+
+    /// Adds a message by package and name.
+    pub fn named(&mut self, package: &str, name: &str) -> String {
+        match Schema::builtin().message(package, name) {
+            Some(id) => self.message(id),
+            None => names::message(package, name),
+        }
+    }
+
+    /// Everything collected, by component name.
+    pub fn finish(mut self) -> Map<String, Value> {
+        while let Some(id) = self.open.pop() {
+            let message = Schema::builtin().get(id);
+            let name = names::message(&message.package, &message.name);
+            let mut schema = self.object(id);
+            if let Some(present) = self.done.get(&name)
+                && let Some(gvk) = present.get("x-kubernetes-group-version-kind")
+            {
+                schema["x-kubernetes-group-version-kind"] = gvk.clone();
+            }
+            self.done.insert(name, schema);
+        }
+        self.done.into_iter().collect()
+    }
+
+    fn message(&mut self, id: MessageId) -> String {
+        let message = Schema::builtin().get(id);
+        let name = names::message(&message.package, &message.name);
+        if self.seen.insert(id) {
+            self.open.push(id);
+            // Holds the place until its turn comes.
+            self.done.entry(name.clone()).or_insert_with(|| json!({}));
+        }
+        name
+    }
+
+    fn schemaless(&mut self, row: &Resource) -> String {
+        let name = names::custom(row, &row.kind);
+        let meta = self.named("meta/v1", "ObjectMeta");
+        let schema = json!({
+            "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {
+                "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": self.reference(&meta),
+            },
+        });
+        self.done.insert(name.clone(), schema);
+        name
+    }
+
+    fn object(&mut self, id: MessageId) -> Value {
+        let schema = Schema::builtin();
+        let mut properties = Map::new();
+        let mut required = Vec::new();
+        if schema.get(id).type_meta {
+            properties.insert("apiVersion".to_owned(), json!({"type": "string"}));
+            properties.insert("kind".to_owned(), json!({"type": "string"}));
+        }
+        for field in schema.fields(id) {
+            if field.required {
+                required.push(Value::from(&*field.json));
+            }
+            properties.insert(field.json.clone().into_owned(), self.field(field));
+        }
+        let mut object = json!({"type": "object", "properties": properties});
+        if !required.is_empty() {
+            object["required"] = required.into();
+        }
+        if schema.get(id).atomic {
+            object["x-kubernetes-map-type"] = "atomic".into();
+        }
+        object
+    }
+
+    fn field(&mut self, field: &Field) -> Value {
+        let mut schema = self.value(&field.kind);
+        let merges = [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys"), (field.patch.replace, "replace")];
+        let strategies: Vec<&str> = merges.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
+        let extended = !strategies.is_empty() || field.merge_key.is_some() || field.default.is_some();
+        if extended && self.dialect == Dialect::V3 && schema.get("$ref").is_some() {
+            schema = json!({"allOf": [schema]});
+        }
+        if !strategies.is_empty() {
+            schema["x-kubernetes-patch-strategy"] = strategies.join(",").into();
+        }
+        if let Some(key) = &field.merge_key {
+            schema["x-kubernetes-patch-merge-key"] = Value::from(&**key);
+        }
+        if let Some(default) = &field.default {
+            schema["default"] = (**default).clone();
+        }
+        schema
+    }
+
+    fn value(&mut self, kind: &Kind) -> Value {
+        match kind {
+            Kind::Scalar(scalar) => self.scalar(*scalar),
+            Kind::Message(id) => {
+                let name = self.message(*id);
+                self.reference(&name)
+            }
+            Kind::List { element, list_type, .. } => {
+                let mut schema = json!({"type": "array", "items": self.value(element)});
+                match list_type {
+                    ListType::Atomic => schema["x-kubernetes-list-type"] = "atomic".into(),
+                    ListType::Set => schema["x-kubernetes-list-type"] = "set".into(),
+                    ListType::Map(keys) => {
+                        schema["x-kubernetes-list-type"] = "map".into();
+                        schema["x-kubernetes-list-map-keys"] = keys.iter().map(|key| Value::from(&**key)).collect();
+                    }
+                }
+                schema
+            }
+            Kind::Map { value, atomic } => {
+                let mut schema = json!({"type": "object", "additionalProperties": self.value(value)});
+                if *atomic {
+                    schema["x-kubernetes-map-type"] = "atomic".into();
+                }
+                schema
+            }
+        }
+    }
+
+    fn scalar(&mut self, scalar: Scalar) -> Value {
+        if let Some(name) = names::scalar(scalar) {
+            self.done.entry(name.to_owned()).or_insert_with(|| component(scalar));
+            return self.reference(name);
+        }
+        match scalar {
+            Scalar::Bool => json!({"type": "boolean"}),
+            Scalar::Int32 => json!({"type": "integer", "format": "int32"}),
+            Scalar::Int64 => json!({"type": "integer", "format": "int64"}),
+            Scalar::Double => json!({"type": "number", "format": "double"}),
+            Scalar::Bytes => json!({"type": "string", "format": "byte"}),
+            Scalar::Any => json!({"x-kubernetes-preserve-unknown-fields": true}),
+            _ => json!({"type": "string"}),
+        }
+    }
+
+    pub fn reference(&self, component: &str) -> Value {
+        json!({"$ref": self.dialect.reference(component)})
+    }
+}
+
+fn component(scalar: Scalar) -> Value {
+    match scalar {
+        Scalar::Time => json!({"type": "string", "format": "date-time"}),
+        Scalar::MicroTime => json!({"type": "string", "format": "date-time"}),
+        Scalar::IntOrString => json!({"type": "string", "format": "int-or-string"}),
+        Scalar::Quantity | Scalar::Duration => json!({"type": "string"}),
+        Scalar::RawExtension | Scalar::FieldsV1 => json!({"type": "object"}),
+        _ => json!({}),
+    }
+}
