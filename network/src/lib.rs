@@ -8,3 +8,4 @@
 pub mod cni;
 pub mod flannel;
 pub mod limits;
+pub mod proxy;

@@ -1,0 +1,212 @@
+//! All fragments, and how a change of some becomes one transaction.
+//!
+//! Invariant: after [`Table::commit`] the kernel holds exactly the frame and
+//! the fragments here. Elements that two services claim go to the first of them
+//! by name, and to the other when the first lets go.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Write,
+};
+
+use ipnet::IpNet;
+use skiff_api::ObjectKey;
+
+use super::{
+    fragment::{ElementKey, Fragment},
+    frame,
+};
+
+/// The table as the kernel has it.
+#[derive(Default)]
+pub struct Table {
+    name: String,
+    cluster_cidrs: Vec<IpNet>,
+    fragments: BTreeMap<ObjectKey, Fragment>,
+    /// Who claims an element, and with which value.
+    elements: HashMap<ElementKey, BTreeMap<ObjectKey, Option<String>>>,
+}
+
+/// A change, ready to be carried out and then committed.
+pub struct Change {
+    /// The transaction; empty when nothing is different.
+    pub script: String,
+    fragments: BTreeMap<ObjectKey, Option<Fragment>>,
+}
+
+impl Table {
+    pub fn new(suffix: &str, cluster_cidrs: &[IpNet]) -> Table {
+        Table { name: frame::table_name(suffix), cluster_cidrs: cluster_cidrs.to_vec(), ..Table::default() }
+    }
+
+    pub fn fragment(&self, key: &ObjectKey) -> Option<&Fragment> {
+        self.fragments.get(key)
+    }
+
+    /// Services in the table.
+    pub fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.fragments.keys()
+    }
+
+    /// The whole table as one transaction, whatever the kernel has now.
+    pub fn full_script(&self) -> String {
+        let mut script = frame::script(&self.name, &self.cluster_cidrs);
+        let (mut sets, mut chains, mut rules) = (String::new(), String::new(), String::new());
+        for fragment in self.fragments.values() {
+            self.add_names(fragment, &mut sets, &mut chains);
+            fragment.chains.iter().for_each(|(chain, body)| self.add_rules(chain, body, &mut rules));
+        }
+        script.push_str(&sets);
+        script.push_str(&chains);
+        script.push_str(&rules);
+        let mut elements: Vec<_> = self.elements.iter().collect();
+        elements.sort_by_key(|(key, _)| *key);
+        for (key, owners) in elements {
+            if let Some(value) = owners.values().next() {
+                self.add_element(key, value, &mut script);
+            }
+        }
+        script
+    }
+
+    /// Plans new states of services; `None` removes one. Proportional to what is given.
+    pub fn replace(&self, fragments: BTreeMap<ObjectKey, Option<Fragment>>) -> Change {
+        let fragments: BTreeMap<_, _> =
+            fragments.into_iter().filter(|(key, new)| self.fragments.get(key) != new.as_ref()).collect();
+        let (mut additions, mut rules, mut removals) = (String::new(), String::new(), String::new());
+        let empty = Fragment::default();
+        for (key, new) in &fragments {
+            let (old, new) = (self.fragments.get(key).unwrap_or(&empty), new.as_ref().unwrap_or(&empty));
+            self.plan_names(old, new, &mut additions, &mut rules, &mut removals);
+        }
+        let (mut deleted, mut added) = (String::new(), String::new());
+        self.plan_elements(&fragments, &mut deleted, &mut added);
+        // Names first, then rules that use them; elements let go of chains before these are removed.
+        let script = format!("{additions}{deleted}{rules}{added}{removals}");
+        Change { script, fragments }
+    }
+
+    /// Records that the kernel has taken a change.
+    pub fn commit(&mut self, change: Change) {
+        for (key, new) in change.fragments {
+            if let Some(old) = self.fragments.remove(&key) {
+                for element in old.elements.keys() {
+                    if let Some(owners) = self.elements.get_mut(element) {
+                        owners.remove(&key);
+                        if owners.is_empty() {
+                            self.elements.remove(element);
+                        }
+                    }
+                }
+            }
+            if let Some(new) = new {
+                for (element, value) in &new.elements {
+                    self.elements.entry(element.clone()).or_default().insert(key.clone(), value.clone());
+                }
+                self.fragments.insert(key, new);
+            }
+        }
+    }
+
+    fn plan_names(
+        &self,
+        old: &Fragment,
+        new: &Fragment,
+        additions: &mut String,
+        rules: &mut String,
+        removals: &mut String,
+    ) {
+        let table = &self.name;
+        let fresh = Fragment {
+            chains: new.chains.iter().filter(|(name, _)| !old.chains.contains_key(*name)).map(owned).collect(),
+            // A set whose declaration changes is made anew; its rules change with the others.
+            sets: new.sets.iter().filter(|(name, text)| old.sets.get(*name) != Some(text)).map(owned).collect(),
+            ..Fragment::default()
+        };
+        let are_sets_redeclared = fresh.sets.keys().any(|name| old.sets.contains_key(name));
+        let mut flushed = BTreeSet::new();
+        for (chain, body) in &old.chains {
+            if are_sets_redeclared || new.chains.get(chain) != Some(body) {
+                let _ = writeln!(additions, "flush chain inet {table} {chain}");
+                flushed.insert(chain);
+            }
+        }
+        for name in fresh.sets.keys().filter(|name| old.sets.contains_key(*name)) {
+            let _ = writeln!(additions, "delete set inet {table} {name}");
+        }
+        let (mut sets, mut chains) = (String::new(), String::new());
+        self.add_names(&fresh, &mut sets, &mut chains);
+        additions.push_str(&sets);
+        additions.push_str(&chains);
+        for (chain, body) in &new.chains {
+            if flushed.contains(chain) || !old.chains.contains_key(chain) {
+                self.add_rules(chain, body, rules);
+            }
+        }
+        for chain in old.chains.keys().filter(|chain| !new.chains.contains_key(*chain)) {
+            let _ = writeln!(removals, "delete chain inet {table} {chain}");
+        }
+        for set in old.sets.keys().filter(|set| !new.sets.contains_key(*set)) {
+            let _ = writeln!(removals, "delete set inet {table} {set}");
+        }
+    }
+
+    fn plan_elements(
+        &self,
+        fragments: &BTreeMap<ObjectKey, Option<Fragment>>,
+        deleted: &mut String,
+        added: &mut String,
+    ) {
+        let mut touched: BTreeSet<&ElementKey> = BTreeSet::new();
+        for (key, new) in fragments {
+            touched.extend(self.fragments.get(key).into_iter().flat_map(|old| old.elements.keys()));
+            touched.extend(new.iter().flat_map(|new| new.elements.keys()));
+        }
+        for element in touched {
+            let owners = self.elements.get(element);
+            let have = owners.and_then(|owners| owners.values().next());
+            let staying = owners.into_iter().flatten().filter(|(owner, _)| !fragments.contains_key(*owner));
+            let coming = fragments
+                .iter()
+                .filter_map(|(owner, new)| Some((owner, new.as_ref()?.elements.get(element)?)));
+            let want = staying.chain(coming).min_by_key(|(owner, _)| *owner).map(|(_, value)| value);
+            if have == want {
+                continue;
+            }
+            let (lookup, family, text) = element;
+            if have.is_some() {
+                let _ = writeln!(deleted, "delete element inet {} {} {{ {text} }}", self.name, lookup.name(*family));
+            }
+            if let Some(value) = want {
+                self.add_element(element, value, added);
+            }
+        }
+    }
+
+    fn add_names(&self, fragment: &Fragment, sets: &mut String, chains: &mut String) {
+        for (name, declaration) in &fragment.sets {
+            let _ = writeln!(sets, "add set inet {} {name} {{ {declaration} }}", self.name);
+        }
+        for name in fragment.chains.keys() {
+            let _ = writeln!(chains, "add chain inet {} {name}", self.name);
+        }
+    }
+
+    fn add_rules(&self, chain: &str, rules: &[String], script: &mut String) {
+        for rule in rules {
+            let _ = writeln!(script, "add rule inet {} {chain} {rule}", self.name);
+        }
+    }
+
+    fn add_element(&self, (lookup, family, key): &ElementKey, value: &Option<String>, script: &mut String) {
+        let name = lookup.name(*family);
+        let _ = match value {
+            Some(value) => writeln!(script, "add element inet {} {name} {{ {key} : {value} }}", self.name),
+            None => writeln!(script, "add element inet {} {name} {{ {key} }}", self.name),
+        };
+    }
+}
+
+fn owned<K: Clone, V: Clone>((key, value): (&K, &V)) -> (K, V) {
+    (key.clone(), value.clone())
+}
