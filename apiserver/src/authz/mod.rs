@@ -3,6 +3,9 @@
 //! Authorizers are asked in order; the first that allows or denies decides, and
 //! no opinion at all means no.
 
+pub mod node;
+pub mod rbac;
+
 use crate::authn::UserInfo;
 
 /// What is asked.
@@ -66,4 +69,92 @@ pub trait Authorizer: Send + Sync + 'static {
     /// Every rule that applies to `user` in `namespace`: the data of
     /// SelfSubjectRulesReview and of the escalation check.
     fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<PolicyRule>;
+}
+
+/// Several authorizers, asked in order.
+pub struct Union(pub Vec<std::sync::Arc<dyn Authorizer>>);
+
+impl Authorizer for Union {
+    fn authorize(&self, attributes: &Attributes) -> Decision {
+        let mut reasons = Vec::new();
+        for authorizer in &self.0 {
+            match authorizer.authorize(attributes) {
+                Decision::NoOpinion(reason) if reason.is_empty() => {}
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                decided => return decided,
+            }
+        }
+        Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<PolicyRule> {
+        self.0.iter().flat_map(|authorizer| authorizer.rules_for(user, namespace)).collect()
+    }
+}
+
+/// `system:masters` may do everything, whatever the rules say.
+pub struct Masters;
+
+impl Authorizer for Masters {
+    fn authorize(&self, attributes: &Attributes) -> Decision {
+        if attributes.user.is_in(crate::authn::user::MASTERS) {
+            Decision::Allow(String::new())
+        } else {
+            Decision::NoOpinion(String::new())
+        }
+    }
+
+    fn rules_for(&self, user: &UserInfo, _namespace: &str) -> Vec<PolicyRule> {
+        if !user.is_in(crate::authn::user::MASTERS) {
+            return Vec::new();
+        }
+        let all = || vec!["*".to_owned()];
+        vec![
+            PolicyRule { verbs: all(), api_groups: all(), resources: all(), ..PolicyRule::default() },
+            PolicyRule { verbs: all(), non_resource_urls: all(), ..PolicyRule::default() },
+        ]
+    }
+}
+
+/// The refusal, in upstream's words.
+pub fn forbidden(attributes: &Attributes, decision: &Decision) -> skiff_api::Status {
+    let reason = match decision {
+        Decision::Deny(reason) | Decision::NoOpinion(reason) if !reason.is_empty() => format!(": {reason}"),
+        _ => String::new(),
+    };
+    let Attributes { user, verb, namespace, group, resource, subresource, name, path, .. } = attributes;
+    let user = &user.username;
+    if !attributes.is_resource_request() {
+        let why = format!("User \"{user}\" cannot {verb} path \"{path}\"{reason}");
+        return skiff_api::Status::forbidden("", "", "", why);
+    }
+    let full = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
+    let scope =
+        if namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace \"{namespace}\"") };
+    let why = format!("User \"{user}\" cannot {verb} resource \"{full}\" in API group \"{group}\" {scope}{reason}");
+    skiff_api::Status::forbidden(group, resource, name, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_read_as_upstream_writes_them() {
+        let attributes = Attributes {
+            user: UserInfo::new("jane", &[]),
+            verb: "list".to_owned(),
+            resource: "pods".to_owned(),
+            namespace: "n".to_owned(),
+            ..Attributes::default()
+        };
+        let status = forbidden(&attributes, &Decision::NoOpinion(String::new()));
+        assert_eq!(
+            status.message,
+            "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"n\""
+        );
+        let path = Attributes { verb: "get".to_owned(), path: "/metrics".to_owned(), resource: String::new(), ..attributes };
+        let status = forbidden(&path, &Decision::NoOpinion(String::new()));
+        assert_eq!(status.message, "forbidden: User \"jane\" cannot get path \"/metrics\"");
+    }
 }

@@ -1,12 +1,25 @@
 //! What the API server knows about kinds: the table of strategies, endpoints
 //! and views, and the generic store every write ends in.
 
+pub mod apps;
+pub mod authentication;
+pub mod authorization;
 pub mod builtin;
+pub mod coordination;
+pub mod core;
+pub mod discovery;
 pub mod endpoint;
 pub mod meta;
 pub mod names;
+pub mod rbac;
+pub mod scheduling;
+pub mod storage;
+mod remove;
 pub mod store;
 pub mod strategy;
+pub mod write;
+pub mod validation;
+pub mod value;
 
 use std::{collections::HashMap, sync::Arc};
 

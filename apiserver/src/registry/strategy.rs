@@ -9,13 +9,15 @@
 //! `status` on main writes and everything but `status` on `status` writes (rows
 //! with a status subresource), drops `status` on create, keeps system metadata,
 //! counts `generation`, checks names, labels, annotations, owners, finalizers
-//! and the immutable metadata. A strategy states only what is left.
+//! and the immutable metadata. Plain switches (create on PUT, unconditional
+//! update, default finalizers, orphaning by default) are columns of the resource
+//! row. A strategy states only what is left.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
 use skiff_api::{Cause, Status};
-use skiff_client::{PropagationPolicy, Snapshot};
+use skiff_client::Snapshot;
 
 use crate::authn::UserInfo;
 
@@ -71,7 +73,7 @@ pub struct RequestContext<'a> {
 
 /// Something taken from a shared pool (cluster IP, node port) for an object
 /// about to be written. Dropping it without `commit` gives it back.
-pub trait Allocation: Send {
+pub trait Allocation: Send + Sync {
     /// The object is stored: keep what was taken, release what it replaced.
     fn commit(self: Box<Self>);
 }
@@ -126,21 +128,6 @@ pub trait Strategy: Send + Sync + 'static {
     /// Whether objects carry `metadata.generation` at all; by default those with a `spec`.
     fn has_generation(&self, object: &Value) -> bool {
         object.get("spec").is_some()
-    }
-
-    /// PUT to a missing name creates it (Service, Endpoints, Event, Lease, RBAC kinds, ...).
-    fn create_on_update(&self) -> bool {
-        false
-    }
-
-    /// PUT without a resourceVersion is accepted.
-    fn unconditional_update(&self) -> bool {
-        true
-    }
-
-    /// What deletion does to dependents when the request does not say.
-    fn default_propagation(&self, _api_version: &str) -> PropagationPolicy {
-        PropagationPolicy::Background
     }
 
     /// Seconds of grace for a deletion. `None`: this kind is deleted at once.

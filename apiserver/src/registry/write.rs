@@ -1,0 +1,443 @@
+//! Creation and update: one pipeline for POST, PUT, PATCH and server-side apply.
+//!
+//! Order: edit -> storage version -> kind's defaults -> isolation of status ->
+//! mutating admission -> managed fields -> system metadata -> `prepare` ->
+//! `allocate` -> validation -> validating admission -> swap.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use skiff_api::{Object, Reason, Resource, Status, Uid};
+
+use super::{
+    Allocation, Operation, Strategy, meta,
+    store::{Change, Store, Transformation, WriteRequest, Written},
+};
+use crate::{
+    admission::{AdmissionOperation, AdmissionRequest},
+    conversion, limits, managed, wire,
+};
+
+/// Upstream's text of a lost race; clients match on the reason.
+pub const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// What a request makes of the present state.
+pub struct Edited {
+    /// The new object in the version of the request.
+    pub object: Value,
+    /// Server-side apply has already settled the managed fields.
+    pub applied: bool,
+}
+
+/// Makes the new object out of the old one (`None` on creation by PUT or apply).
+pub type Edit<'a> = &'a (dyn Fn(Option<&Value>) -> Result<Edited, Status> + Send + Sync);
+
+struct Write<'a> {
+    store: &'a Store,
+    request: WriteRequest<'a>,
+    storage_row: Arc<Resource>,
+    strategy: Arc<dyn Strategy>,
+    api_version: String,
+    /// Given or generated before the first attempt, so that attempts agree.
+    uid: String,
+    edit: Edit<'a>,
+    creating: bool,
+    create_on_update: bool,
+    allocation: Option<Box<dyn Allocation>>,
+    admitted: Option<Admitted>,
+}
+
+/// What admission accepted, kept in case it must be told that nothing came of it.
+struct Admitted {
+    object: Value,
+    old: Option<Value>,
+    operation: AdmissionOperation,
+}
+
+impl Store {
+    /// Creates an object; 409 when the name is taken. `body` is decoded and defaulted.
+    pub async fn create(&self, request: &WriteRequest<'_>, body: Value) -> Result<Written, Status> {
+        let given = meta::text(&body, "name").to_owned();
+        let prefix = meta::text(&body, "generateName").to_owned();
+        if given.is_empty() && prefix.is_empty() {
+            return Err(Status::invalid(
+                &request.row.group,
+                &request.row.kind,
+                "",
+                vec![skiff_api::Cause {
+                    reason: "FieldValueRequired".to_owned(),
+                    field: "metadata.name".to_owned(),
+                    message: "Required value: name or generateName is required".to_owned(),
+                }],
+            ));
+        }
+        let generate = given.is_empty();
+        let attempts = if generate { limits::GENERATE_NAME_ATTEMPTS_MAX } else { 1 };
+        let mut result = Err(Status::internal("no attempt was made"));
+        for _ in 0..attempts {
+            let name = if generate { skiff_api::names::generate_name(&prefix, &mut rand::rng()) } else { given.clone() };
+            let mut body = body.clone();
+            meta::metadata_mut(&mut body).insert("name".to_owned(), json!(name));
+            let edit = move |_: Option<&Value>| Ok(Edited { object: body.clone(), applied: false });
+            let named = WriteRequest { name: &name, ..*request };
+            result = self.write(&named, &edit, true).await;
+            if !matches!(&result, Err(status) if status.is(Reason::AlreadyExists)) {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Changes an object through `edit`: PUT, PATCH, apply, and actions of subresources.
+    pub async fn update(&self, request: &WriteRequest<'_>, edit: Edit<'_>) -> Result<Written, Status> {
+        self.write(request, edit, false).await
+    }
+
+    /// Like [`Store::update`], but an absent object is created (server-side apply).
+    pub async fn apply(&self, request: &WriteRequest<'_>, edit: Edit<'_>) -> Result<Written, Status> {
+        self.run(request, edit, false, request.subresource.is_empty()).await
+    }
+
+    async fn write(&self, request: &WriteRequest<'_>, edit: Edit<'_>, creating: bool) -> Result<Written, Status> {
+        let create_on_update = request.row.create_on_update && request.subresource.is_empty();
+        self.run(request, edit, creating, create_on_update).await
+    }
+
+    async fn run(
+        &self,
+        request: &WriteRequest<'_>,
+        edit: Edit<'_>,
+        creating: bool,
+        create_on_update: bool,
+    ) -> Result<Written, Status> {
+        let mut write = Write {
+            store: self,
+            request: *request,
+            storage_row: self.storage_row(request.row),
+            strategy: self.strategy(request.row),
+            api_version: request.row.api_version(),
+            uid: Uid::random().0,
+            edit,
+            creating,
+            create_on_update,
+            allocation: None,
+            admitted: None,
+        };
+        self.guaranteed_update(request, &mut write).await
+    }
+}
+
+#[async_trait]
+impl Transformation for Write<'_> {
+    async fn decide(&mut self, old: Option<&Arc<Object>>) -> Result<Change, Status> {
+        let row = self.request.row;
+        match old {
+            Some(_) if self.creating => {
+                let mut status = Status::already_exists(&row.group, &row.plural, self.request.name);
+                if old.is_some_and(|old| old.meta.is_deleting()) {
+                    status.message = format!("object is being deleted: {}", status.message);
+                }
+                Err(status)
+            }
+            Some(old) => self.change(old).await,
+            None if self.creating || self.create_on_update => self.create().await,
+            None => Err(Status::not_found(&row.group, &row.plural, self.request.name)),
+        }
+    }
+
+    fn stored(&mut self, _object: &Arc<Object>) {
+        self.admitted = None;
+        if let Some(allocation) = self.allocation.take()
+            && !self.request.options.dry_run
+        {
+            allocation.commit();
+        }
+    }
+
+    async fn abandoned(&mut self) {
+        self.allocation = None;
+        if let Some(Admitted { object, old, operation }) = self.admitted.take() {
+            let options = self.request.options.object(options_kind(operation));
+            let gvr = self.request.row.gvr();
+            let gvk = self.storage_row.gvk();
+            let mut request = self.admission_request(operation, old.as_ref(), &options, &gvr, &gvk);
+            request.object = Some(object);
+            for plugin in &self.store.admission {
+                plugin.abandon(&request).await;
+            }
+        }
+    }
+}
+
+fn options_kind(operation: AdmissionOperation) -> &'static str {
+    if operation == AdmissionOperation::Create { "CreateOptions" } else { "UpdateOptions" }
+}
+
+impl Write<'_> {
+    async fn create(&mut self) -> Result<Change, Status> {
+        let Edited { mut object, applied } = (self.edit)(None)?;
+        let given = meta::text(&object, "resourceVersion");
+        if !given.is_empty() && given != "0" {
+            if self.creating {
+                return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+            }
+            return Err(self.gone());
+        }
+        if !self.creating && !meta::text(&object, "uid").is_empty() {
+            return Err(self.gone());
+        }
+        self.check_identity(&mut object)?;
+        let mut object = self.to_storage(object);
+        self.strategy.default(Operation::Create, &mut object);
+        meta::isolate(&self.storage_row, Operation::Create, &mut object);
+        self.add_default_finalizers(&mut object);
+        let object = self.admit(object, None).await?;
+        let mut object = self.manage(object, None, applied);
+        let context = self.store.context(&self.request, &self.api_version);
+        meta::fill_new(&mut object, &self.uid, context.now);
+        self.strategy.prepare(&context, Operation::Create, &mut object);
+        if self.strategy.has_generation(&object) {
+            meta::set_generation(&mut object, 1);
+        }
+        self.allocation = self.strategy.allocate(&context, Operation::Create, &mut object).await?;
+        self.validate(Operation::Create, &object)?;
+        self.admit_validated(&object, None).await?;
+        let ttl_seconds = self.strategy.ttl_seconds(&object);
+        Ok(Change::Write { value: object, ttl_seconds })
+    }
+
+    async fn change(&mut self, old: &Arc<Object>) -> Result<Change, Status> {
+        let old_value = old.value().map_err(Status::internal)?;
+        let shown = conversion::to_row(old_value.clone(), self.request.row);
+        let Edited { mut object, applied } = (self.edit)(Some(&shown))?;
+        self.check_identity(&mut object)?;
+        self.check_preconditions(&object, old)?;
+        let mut object = self.to_storage(object);
+        let op = self.operation(&old_value);
+        self.strategy.default(op, &mut object);
+        meta::carry_over(&old_value, &mut object);
+        meta::isolate(&self.storage_row, op, &mut object);
+        let object = self.admit(object, Some(&old_value)).await?;
+        let mut object = self.manage(object, Some(&old_value), applied);
+        let context = self.store.context(&self.request, &self.api_version);
+        self.strategy.prepare(&context, op, &mut object);
+        self.count_generation(op, &old_value, &mut object);
+        self.allocation = self.strategy.allocate(&context, op, &mut object).await?;
+        self.validate(op, &object)?;
+        self.admit_validated(&object, Some(&old_value)).await?;
+        if self.ends(&object) {
+            self.strategy.released(&object);
+            return Ok(Change::Remove { last: object });
+        }
+        let ttl_seconds = self.strategy.ttl_seconds(&object);
+        Ok(Change::Write { value: object, ttl_seconds })
+    }
+
+    fn operation<'o>(&self, old: &'o Value) -> Operation<'o>
+    where
+        Self: 'o,
+    {
+        operation(self.request.subresource, old)
+    }
+
+    fn gone(&self) -> Status {
+        let row = self.request.row;
+        Status::not_found(&row.group, &row.plural, self.request.name)
+    }
+
+    fn to_storage(&self, object: Value) -> Value {
+        conversion::to_row(object, &self.storage_row)
+    }
+
+    fn add_default_finalizers(&self, object: &mut Value) {
+        let mut finalizers: Vec<String> = meta::finalizers(object).into_iter().map(str::to_owned).collect();
+        for name in &self.request.row.default_finalizers {
+            if !finalizers.iter().any(|have| have == name) {
+                finalizers.push(name.to_string());
+            }
+        }
+        if !finalizers.is_empty() {
+            meta::set_finalizers(object, &finalizers);
+        }
+    }
+
+    /// Name and namespace of the body must be those of the URL.
+    fn check_identity(&self, object: &mut Value) -> Result<(), Status> {
+        let name = meta::text(object, "name");
+        if name != self.request.name {
+            if !name.is_empty() || self.request.subresource.is_empty() {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    self.request.name
+                )));
+            }
+            meta::metadata_mut(object).insert("name".to_owned(), json!(self.request.name));
+        }
+        let namespace = meta::text(object, "namespace");
+        if namespace == self.request.namespace {
+            return Ok(());
+        }
+        if !namespace.is_empty() {
+            if !self.request.row.namespaced {
+                return Ok(());
+            }
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        meta::metadata_mut(object).insert("namespace".to_owned(), json!(self.request.namespace));
+        Ok(())
+    }
+
+    fn check_preconditions(&self, object: &Value, old: &Object) -> Result<(), Status> {
+        let row = self.request.row;
+        let conflict = |why: &str| Err(Status::conflict(&row.group, &row.plural, self.request.name, why));
+        match meta::text(object, "resourceVersion") {
+            "" | "0" if row.unconditional_update => {}
+            "" | "0" => {
+                return Err(Status::invalid(
+                    &row.group,
+                    &row.kind,
+                    self.request.name,
+                    vec![skiff_api::Cause {
+                        reason: "FieldValueInvalid".to_owned(),
+                        field: "metadata.resourceVersion".to_owned(),
+                        message: "Invalid value: 0: must be specified for an update".to_owned(),
+                    }],
+                ));
+            }
+            version if version == old.meta.resource_version => {}
+            _ => return conflict(MODIFIED),
+        }
+        let uid = meta::text(object, "uid");
+        if !uid.is_empty() && uid != old.meta.uid.as_str() {
+            return conflict(&format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                old.meta.uid
+            ));
+        }
+        Ok(())
+    }
+
+    fn manage(&self, object: Value, old: Option<&Value>, applied: bool) -> Value {
+        let change = managed::Change {
+            row: &self.storage_row,
+            api_version: &self.api_version,
+            manager: self.request.options.manager(),
+            subresource: self.request.subresource,
+        };
+        managed::update(&change, old, object, applied)
+    }
+
+    fn count_generation(&self, op: Operation<'_>, old: &Value, object: &mut Value) {
+        let have = old["metadata"]["generation"].as_i64().unwrap_or(0);
+        if matches!(op, Operation::Status { .. }) || !self.strategy.has_generation(object) {
+            return;
+        }
+        let next = if self.strategy.bumps_generation(old, object) { have + 1 } else { have };
+        if next > 0 {
+            meta::set_generation(object, next);
+        }
+    }
+
+    fn validate(&self, op: Operation<'_>, object: &Value) -> Result<(), Status> {
+        let context = self.store.context(&self.request, &self.api_version);
+        let name_errors = |name: &str, prefix: bool| self.strategy.validate_name(name, prefix);
+        let mut causes = meta::validate(&self.storage_row, op, object, &name_errors);
+        causes.extend(self.strategy.validate(&context, op, object));
+        if !causes.is_empty() {
+            let row = self.request.row;
+            return Err(Status::invalid(&row.group, &row.kind, meta::text(object, "name"), causes));
+        }
+        self.request.warnings.extend(self.strategy.warnings(&context, op, object));
+        Ok(())
+    }
+
+    /// Whether an update of a dying object was its last.
+    fn ends(&self, object: &Value) -> bool {
+        meta::is_deleting(object)
+            && meta::finalizers(object).is_empty()
+            && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+            && self.strategy.may_remove(object)
+    }
+
+    fn admission_request<'r>(
+        &'r self,
+        operation: AdmissionOperation,
+        old: Option<&'r Value>,
+        options: &'r Value,
+        gvr: &'r skiff_api::GroupVersionResource,
+        gvk: &'r skiff_api::GroupVersionKind,
+    ) -> AdmissionRequest<'r> {
+        AdmissionRequest {
+            operation,
+            resource: gvr,
+            kind: gvk,
+            subresource: self.request.subresource,
+            namespace: self.request.namespace,
+            name: self.request.name,
+            object: None,
+            old_object: old,
+            options,
+            user: self.request.user,
+            dry_run: self.request.options.dry_run,
+            snapshot: self.store.caches.snapshot(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Mutating admission; the kind's defaults run again over what it changed.
+    async fn admit(&self, object: Value, old: Option<&Value>) -> Result<Value, Status> {
+        let operation = if old.is_some() { AdmissionOperation::Update } else { AdmissionOperation::Create };
+        let options = self.request.options.object(options_kind(operation));
+        let (gvr, gvk) = (self.request.row.gvr(), self.storage_row.gvk());
+        let before = object.clone();
+        let mut request = self.admission_request(operation, old, &options, &gvr, &gvk);
+        request.object = Some(object);
+        for plugin in self.store.admission.iter().filter(|plugin| plugin.handles(operation)) {
+            plugin.mutate(&mut request).await?;
+        }
+        self.request.warnings.extend(std::mem::take(&mut request.warnings));
+        let mut object = request.object.unwrap_or_default();
+        if object != before {
+            if let Some(root) = &self.storage_row.schema {
+                wire::settle(root, &mut object);
+            }
+            let op = old.map_or(Operation::Create, |old| self.operation(old));
+            self.strategy.default(op, &mut object);
+        }
+        Ok(object)
+    }
+
+    async fn admit_validated(&mut self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+        let operation = if old.is_some() { AdmissionOperation::Update } else { AdmissionOperation::Create };
+        self.admitted = Some(Admitted { object: object.clone(), old: old.cloned(), operation });
+        let options = self.request.options.object(options_kind(operation));
+        let (gvr, gvk) = (self.request.row.gvr(), self.storage_row.gvk());
+        let mut request = self.admission_request(operation, old, &options, &gvr, &gvk);
+        request.object = Some(object.clone());
+        for plugin in self.store.admission.iter().filter(|plugin| plugin.handles(operation)) {
+            plugin.validate(&mut request).await?;
+        }
+        self.request.warnings.extend(std::mem::take(&mut request.warnings));
+        Ok(())
+    }
+}
+
+/// The operation of a write below an existing object.
+fn operation<'o>(subresource: &str, old: &'o Value) -> Operation<'o> {
+    match subresource {
+        "" => Operation::Update { old },
+        "status" => Operation::Status { old },
+        other => Operation::Subresource { name: subresource_name(other), old },
+    }
+}
+
+/// Subresources that share the kind have known names.
+fn subresource_name(name: &str) -> &'static str {
+    const NAMES: [&str; 7] =
+        ["scale", "finalize", "approval", "ephemeralcontainers", "resize", "binding", "eviction"];
+    NAMES.into_iter().find(|known| *known == name).unwrap_or("")
+}

@@ -1,0 +1,67 @@
+//! Subresources that are streams or end at another server: handed to
+//! [`crate::proxy`] after admission.
+
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use skiff_api::Status;
+
+use super::Call;
+use crate::{
+    admission::{AdmissionOperation, AdmissionRequest},
+    body::{Body, BodyError},
+    metrics::LongRunning,
+    proxy::{self, Proxy},
+};
+
+/// Why a client's body ended early.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct StreamError(BodyError);
+
+/// Serves `log`, `exec`, `attach`, `portforward` and `proxy`.
+pub(crate) async fn connect(call: &Call<'_>, proxy: &Proxy, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let info = call.info;
+    if info.subresource != "log" {
+        admit(call).await?;
+    }
+    let counted = std::sync::Arc::new(LongRunning::start(&call.row, "CONNECT"));
+    let target = proxy::Call {
+        resource: &info.resource,
+        subresource: &info.subresource,
+        namespace: call.namespace(),
+        name: &info.name,
+    };
+    let request = request.map(|body| body.map_err(StreamError).boxed_unsync());
+    let response = proxy.serve(target, request).boxed().await?;
+    Ok(crate::body::guarded(response, counted))
+}
+
+async fn admit(call: &Call<'_>) -> Result<(), Status> {
+    let (gvr, options) = (call.row.gvr(), serde_json::Value::Null);
+    let (gvk, _) = call.body_kind();
+    let mut request = AdmissionRequest {
+        operation: AdmissionOperation::Connect,
+        resource: &gvr,
+        kind: &gvk,
+        subresource: &call.info.subresource,
+        namespace: call.namespace(),
+        name: &call.info.name,
+        object: None,
+        old_object: None,
+        options: &options,
+        user: call.user,
+        dry_run: false,
+        snapshot: call.store.caches.snapshot(),
+        warnings: Vec::new(),
+    };
+    let plugins = || call.store.admission.iter().filter(|plugin| plugin.handles(AdmissionOperation::Connect));
+    for plugin in plugins() {
+        plugin.mutate(&mut request).await?;
+    }
+    for plugin in plugins() {
+        plugin.validate(&mut request).await?;
+    }
+    call.warnings.extend(request.warnings);
+    Ok(())
+}

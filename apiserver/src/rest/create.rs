@@ -1,0 +1,61 @@
+//! POST: a new object, or the answer of an endpoint.
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::json;
+use skiff_api::Status;
+
+use super::{Call, answer, plain_style};
+use crate::{
+    body::Body,
+    registry::{EndpointRequest, meta},
+    render,
+};
+
+pub(super) async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
+    let options = call.write_options()?;
+    let subresource = call.subresource.as_ref().map_or("", |subresource| subresource.name.as_ref());
+    let endpoint = call.store.registry.endpoint_of(&call.row.group_resource(), subresource);
+    if let Some(endpoint) = endpoint {
+        let style = plain_style(call)?;
+        let mut value = call.decode(&body, &options)?;
+        fill_namespace(call, &mut value)?;
+        let api_version = call.row.api_version();
+        let write = call.write_request(&options, &call.info.name);
+        let request = EndpointRequest {
+            context: call.store.context(&write, &api_version),
+            name: &call.info.name,
+            body: value,
+            store: call.store,
+        };
+        let response = endpoint.create(request).await?;
+        call.warnings.extend(response.warnings);
+        return render::value(&style, &response.body, response.code);
+    }
+    if call.subresource.is_some() || !call.row.is_stored() || call.info.has_name_segment() {
+        return Err(call.not_allowed());
+    }
+    call.style(call.offer())?;
+    let mut value = call.decode(&body, &options)?;
+    fill_namespace(call, &mut value)?;
+    let written = call.store.create(&call.write_request(&options, ""), value).await?;
+    answer(call, written.object(), 201)
+}
+
+/// The namespace of the URL goes into a body that leaves it out; another one is refused.
+fn fill_namespace(call: &Call<'_>, value: &mut serde_json::Value) -> Result<(), Status> {
+    let namespace = call.namespace();
+    if namespace.is_empty() {
+        return Ok(());
+    }
+    match meta::text(value, "namespace") {
+        "" => {
+            meta::metadata_mut(value).insert("namespace".to_owned(), json!(namespace));
+            Ok(())
+        }
+        same if same == namespace => Ok(()),
+        _ => Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        )),
+    }
+}

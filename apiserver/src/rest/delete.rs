@@ -1,0 +1,83 @@
+//! DELETE of one object.
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::Value;
+use skiff_api::{GroupVersionKind, Object, Status, codec, schema::Root, status::Details};
+use skiff_client::PropagationPolicy;
+
+use super::{Call, answer, format_of};
+use crate::{
+    body::Body,
+    options::DeleteOptions,
+    registry::store::Written,
+    render, wire,
+};
+
+/// Kinds whose deletion answers with the object instead of a Status.
+const RETURN_OBJECT: [&str; 9] = [
+    "pods",
+    "services",
+    "podtemplates",
+    "resourcequotas",
+    "serviceaccounts",
+    "persistentvolumes",
+    "persistentvolumeclaims",
+    "storageclasses",
+    "volumeattachments",
+];
+
+pub(super) async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
+    call.style(call.offer())?;
+    let options = read_options(call, &body)?;
+    let mut write = call.write_options()?;
+    write.dry_run |= options.dry_run;
+    let request = call.write_request(&write, &call.info.name);
+    match call.store.delete(&request, &options).await? {
+        Written::Removed(object) if RETURN_OBJECT.contains(&call.row.plural.as_ref()) => answer(call, &object, 200),
+        Written::Removed(object) => {
+            let style = super::plain_style(call)?;
+            let status = serde_json::to_value(success(call, &object)).map_err(Status::internal)?;
+            render::value(&style, &status, 200)
+        }
+        Written::Stored { object, .. } => answer(call, &object, accepted(&options)),
+    }
+}
+
+/// 202 when the client asked to wait for dependents, 200 otherwise.
+fn accepted(options: &DeleteOptions) -> u16 {
+    let waits = options.propagation == Some(PropagationPolicy::Foreground) || options.orphan_dependents == Some(false);
+    if waits { 202 } else { 200 }
+}
+
+fn success(call: &Call<'_>, object: &Object) -> Status {
+    Status::success(Some(Details {
+        name: object.meta.name.clone(),
+        group: call.row.group.to_string(),
+        kind: call.row.plural.to_string(),
+        uid: object.meta.uid.0.clone(),
+        ..Details::default()
+    }))
+}
+
+/// Options of a body, or of the query when there is no body.
+pub(super) fn read_options(call: &Call<'_>, body: &Bytes) -> Result<DeleteOptions, Status> {
+    if body.is_empty() {
+        return DeleteOptions::parse(&Value::Null, &call.query);
+    }
+    let gvk = GroupVersionKind::new("", "v1", "DeleteOptions");
+    let format = format_of(call).ok_or_else(|| wire::unsupported_media_type(&[wire::JSON, wire::YAML, wire::PROTOBUF]))?;
+    // The body may name the group of the resource or `meta.k8s.io`: only its fields count.
+    let value = match format {
+        wire::Format::Protobuf => codec::protobuf::decode_object(body)
+            .map_err(|error| Status::bad_request(format!("decode DeleteOptions: {error}")))?,
+        wire::Format::Json => decoded(codec::json::decode(Root::for_kind(&gvk).as_ref(), body))?,
+        wire::Format::Yaml => decoded(codec::yaml::decode(Root::for_kind(&gvk).as_ref(), body))?,
+    };
+    DeleteOptions::parse(&value, &call.query)
+}
+
+fn decoded(result: Result<codec::Decoded, codec::json::JsonError>) -> Result<Value, Status> {
+    let decoded = result.map_err(|error| Status::bad_request(format!("decode DeleteOptions: {error}")))?;
+    Ok(decoded.value)
+}

@@ -1,0 +1,21 @@
+//! GET of one object.
+
+use http::Response;
+use skiff_api::{Revision, Status};
+
+use super::{Call, answer};
+use crate::{body::Body, options::parse_version};
+
+pub(super) async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
+    // What cannot be answered in an acceptable form is refused before any work.
+    call.style(call.offer())?;
+    let version = call.query.get("resourceVersion");
+    match (version, parse_version(version)?) {
+        ("", _) => drop(call.store.caches.catch_up().await?),
+        (_, Revision::ZERO) => {}
+        (_, revision) => call.store.wait_for(revision).await?,
+    }
+    let object =
+        call.store.cached(&call.row, call.namespace(), &call.info.name).ok_or_else(|| call.not_found())?;
+    answer(call, &object, 200)
+}

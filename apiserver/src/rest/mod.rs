@@ -1,0 +1,242 @@
+//! Requests to resources: one function per verb, for every row of the table.
+
+pub mod connect;
+mod create;
+mod delete;
+mod delete_collection;
+mod get;
+mod list;
+mod patch;
+mod update;
+mod watch;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, header};
+use serde_json::Value;
+use skiff_api::{GroupVersionKind, Resource, Status, Verb, resource::Subresource, schema::Root};
+
+use crate::{
+    authn::UserInfo,
+    body::{self, Body},
+    negotiation::{Negotiated, Offer, View, negotiate},
+    options::{Query, WriteOptions},
+    registry::{View as ObjectView, store::{Store, WriteRequest}},
+    render::{self, Style},
+    request_info::{RequestInfo, query_bool},
+    table::IncludeObject,
+    warnings::Warnings,
+    wire::{self, Format},
+};
+
+/// One request to a resource, resolved.
+pub(crate) struct Call<'a> {
+    pub store: &'a Arc<Store>,
+    pub info: &'a RequestInfo,
+    pub user: &'a UserInfo,
+    pub row: Arc<Resource>,
+    pub subresource: Option<Subresource>,
+    pub query: Query,
+    pub headers: HeaderMap,
+    pub warnings: Warnings,
+    /// Ends long answers when the server stops.
+    pub stop: tokio_util::sync::CancellationToken,
+}
+
+/// Finds row, subresource and verb of a request; 404 or 405.
+pub(crate) fn resolve(store: &Store, info: &RequestInfo) -> Result<(Arc<Resource>, Option<Subresource>), Status> {
+    let row = store
+        .resources
+        .lookup(&info.group, &info.version, &info.resource)
+        .ok_or_else(Status::no_route)?;
+    let scoped_by_name = info.resource == "namespaces" && info.group.is_empty();
+    if !row.namespaced && !info.namespace.is_empty() && !scoped_by_name {
+        return Err(Status::no_route());
+    }
+    let subresource = match info.subresource.as_str() {
+        "" => None,
+        name => Some(row.subresource(name).cloned().ok_or_else(Status::no_route)?),
+    };
+    Ok((row, subresource))
+}
+
+impl Call<'_> {
+    /// The namespace of the object; empty for cluster-scoped rows.
+    pub fn namespace(&self) -> &str {
+        if self.row.namespaced { &self.info.namespace } else { "" }
+    }
+
+    /// The namespace a list is limited to.
+    pub fn list_namespace(&self) -> Option<&str> {
+        (self.row.namespaced && !self.info.namespace.is_empty()).then_some(self.info.namespace.as_str())
+    }
+
+    pub fn not_found(&self) -> Status {
+        Status::not_found(&self.row.group, &self.row.plural, &self.info.name)
+    }
+
+    fn verbs(&self) -> skiff_api::resource::Verbs {
+        self.subresource.as_ref().map_or(self.row.verbs, |subresource| subresource.verbs)
+    }
+
+    fn not_allowed(&self) -> Status {
+        Status::failure(skiff_api::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+    }
+
+    fn user_agent(&self) -> &str {
+        self.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    fn content_type(&self) -> &str {
+        self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    pub fn write_options(&self) -> Result<WriteOptions, Status> {
+        WriteOptions::parse(&self.query, self.user_agent())
+    }
+
+    pub fn write_request<'w>(&'w self, options: &'w WriteOptions, name: &'w str) -> WriteRequest<'w> {
+        WriteRequest {
+            row: &self.row,
+            subresource: &self.info.subresource,
+            namespace: self.namespace(),
+            name,
+            user: self.user,
+            options,
+            warnings: &self.warnings,
+        }
+    }
+
+    /// The kind of bodies: the subresource's own, or the row's.
+    pub fn body_kind(&self) -> (GroupVersionKind, Option<Root>) {
+        match &self.subresource {
+            Some(subresource) if subresource.gvk() != self.row.gvk() => {
+                let gvk = subresource.gvk();
+                let root = Root::for_kind(&gvk);
+                (gvk, root)
+            }
+            _ => (self.row.gvk(), self.row.schema.clone()),
+        }
+    }
+
+    /// Decodes a body of that kind.
+    pub fn decode(&self, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
+        let (gvk, root) = self.body_kind();
+        wire::decode(&gvk, root.as_ref(), self.content_type(), body, options.field_validation, &self.warnings)
+    }
+
+    /// The view behind a subresource such as `scale`.
+    pub fn view(&self) -> Option<Arc<dyn ObjectView>> {
+        let storage = self.row.storage.as_ref()?;
+        self.subresource.as_ref().and_then(|sub| self.store.registry.view_of(storage, &sub.name))
+    }
+
+    /// The form of the answer; 406.
+    pub fn style(&self, offer: Offer) -> Result<Style, Status> {
+        let negotiated = negotiate(&self.headers, offer)?;
+        let include = if negotiated.view == View::Table {
+            IncludeObject::parse(self.query.get("includeObject"))?
+        } else {
+            IncludeObject::None
+        };
+        let pretty = if self.query.has("pretty") {
+            query_bool(self.query.get("pretty"))
+        } else {
+            ["curl", "Wget", "Mozilla/5.0"].iter().any(|agent| self.user_agent().starts_with(agent))
+        };
+        Ok(Style { negotiated, include, pretty, gzip: body::accepts_gzip(&self.headers) })
+    }
+
+    /// What objects of this row can be shown as.
+    pub fn offer(&self) -> Offer {
+        let built_in = self.row.origin == skiff_api::resource::Origin::BuiltIn;
+        if self.view().is_some() { Offer::values(built_in) } else { Offer::objects(built_in) }
+    }
+}
+
+/// Serves a request whose row is known; warnings go into the headers.
+pub(crate) async fn serve(mut call: Call<'_>, request: Request<Body>) -> Response<Body> {
+    call.headers = request.headers().clone();
+    let result = dispatch(&call, request).await;
+    let mut response = match result {
+        Ok(response) => response,
+        Err(status) => {
+            let style = call.style(Offer::values(true)).ok().filter(|style| style.negotiated.view == View::Full);
+            render::failure(style.as_ref(), &status)
+        }
+    };
+    call.warnings.write(response.headers_mut());
+    response
+}
+
+async fn dispatch(call: &Call<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let named = call.info.has_name_segment();
+    let needs_namespace = call.row.namespaced && call.info.namespace.is_empty();
+    match call.info.verb.as_str() {
+        "get" if named => {
+            allow(call, Verb::Get)?;
+            if call.query.flag("watch") && call.subresource.is_none() && call.row.verbs.contains(Verb::Watch) {
+                return watch::watch(call).await;
+            }
+            get::get(call).await
+        }
+        "list" => {
+            allow(call, Verb::List)?;
+            list::list(call).await
+        }
+        "watch" => {
+            allow(call, Verb::Watch)?;
+            watch::watch(call).await
+        }
+        "create" => {
+            allow(call, Verb::Create)?;
+            if needs_namespace {
+                return Err(call.not_allowed());
+            }
+            create::create(call, body::read(request.into_body()).await?).await
+        }
+        "update" if named => {
+            allow(call, Verb::Update)?;
+            update::update(call, body::read(request.into_body()).await?).await
+        }
+        "patch" if named => {
+            allow(call, Verb::Patch)?;
+            patch::patch(call, body::read(request.into_body()).await?).await
+        }
+        "delete" if named => {
+            allow(call, Verb::Delete)?;
+            delete::delete(call, body::read(request.into_body()).await?).await
+        }
+        "deletecollection" => {
+            allow(call, Verb::DeleteCollection)?;
+            delete_collection::delete_collection(call, body::read(request.into_body()).await?).await
+        }
+        _ => Err(call.not_allowed()),
+    }
+}
+
+fn allow(call: &Call<'_>, verb: Verb) -> Result<(), Status> {
+    if call.verbs().contains(verb) { Ok(()) } else { Err(call.not_allowed()) }
+}
+
+/// Shared by the writing verbs: an object, or its view, with a code.
+fn answer(call: &Call<'_>, object: &Arc<skiff_api::Object>, code: u16) -> Result<Response<Body>, Status> {
+    let style = call.style(call.offer())?;
+    match call.view() {
+        Some(view) => render::value(&style, &view.show(&render::value_in(&call.row, object)?)?, code),
+        None => render::object(&style, &call.row, object, code),
+    }
+}
+
+/// A form that only carries JSON values, used for answers of endpoints.
+fn plain_style(call: &Call<'_>) -> Result<Style, Status> {
+    let style = call.style(Offer::values(true))?;
+    debug_assert!(style.negotiated.view == View::Full);
+    Ok(Style { negotiated: Negotiated { view: View::Full, ..style.negotiated }, ..style })
+}
+
+/// Whether a body can be taken as JSON, YAML or protobuf.
+fn format_of(call: &Call<'_>) -> Option<Format> {
+    Format::of(call.content_type())
+}

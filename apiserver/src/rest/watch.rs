@@ -1,0 +1,256 @@
+//! WATCH: what changes, as a stream of events.
+//!
+//! The stream is pulled by the connection: nothing is queued per watcher but
+//! the batch being sent. A client that reads too slowly falls out of the ring
+//! and gets an ERROR event, after which it lists again.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream;
+use http::Response;
+use rand::Rng;
+use serde_json::{Value, json};
+use skiff_api::{Object, Resource, Revision, Status, codec};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Call, list};
+use crate::{
+    body::{self, Body},
+    limits,
+    metrics::LongRunning,
+    negotiation::{Offer, View},
+    options::{ListOptions, parse_version},
+    render::{self, ListMeta, Style},
+    selection::Selection,
+    table,
+    watch_cache::{Seen, WatchError, Watcher},
+    wire::{self, Format},
+};
+
+/// Events taken from the ring in one step.
+const BATCH_EVENTS: usize = 256;
+
+pub(super) async fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
+    let mut offer = call.offer();
+    offer.yaml = false;
+    let style = call.style(Offer { ..offer })?;
+    let options = ListOptions::parse(&call.query)?;
+    let selection = list::selection(call, &options)?;
+    let cache = list::cache(call)?;
+    let initial_events = options.watch_list()?;
+    let revision = parse_version(&options.resource_version)?;
+    let (initial, from, watcher) = if initial_events {
+        if options.resource_version.is_empty() {
+            call.store.caches.catch_up().await?;
+        } else {
+            call.store.wait_for(revision).await?;
+        }
+        cache.list_and_subscribe(&selection)
+    } else if revision > Revision::ZERO {
+        let watcher = cache.subscribe(revision).map_err(|error| Status::expired(error.to_string()))?;
+        (Vec::new(), revision, watcher)
+    } else if options.send_initial_events == Some(false) {
+        call.store.caches.catch_up().await?;
+        let (_, from, watcher) = cache.list_and_subscribe(&selection);
+        (Vec::new(), from, watcher)
+    } else {
+        if options.resource_version.is_empty() {
+            call.store.caches.catch_up().await?;
+        }
+        cache.list_and_subscribe(&selection)
+    };
+    let timeout = options.timeout.unwrap_or_else(|| {
+        let min = limits::WATCH_TIMEOUT_MIN.as_secs();
+        Duration::from_secs(rand::rng().random_range(min..min * 2))
+    });
+    let encoder = Encoder { row: Arc::clone(&call.row), style, columns: true };
+    let state = Stream {
+        encoder,
+        selection,
+        watcher,
+        initial: Some((initial, from, initial_events && options.bookmarks)),
+        bookmarks: options.bookmarks,
+        last: from,
+        deadline: Instant::now() + timeout,
+        bookmark_at: Instant::now() + limits::BOOKMARK_INTERVAL,
+        stop: call.stop.clone(),
+        done: false,
+        _counted: LongRunning::start(&call.row, "WATCH"),
+    };
+    let mut response = Response::new(body::streamed(stream::unfold(state, Stream::step)));
+    let content_type = match style.negotiated.format {
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => wire::JSON,
+    };
+    body::set_content_type(response.headers_mut(), content_type);
+    Ok(response)
+}
+
+struct Stream {
+    encoder: Encoder,
+    selection: Selection,
+    watcher: Watcher,
+    /// What is sent before changes: objects, their revision, whether the marked bookmark follows.
+    initial: Option<(Vec<Arc<Object>>, Revision, bool)>,
+    bookmarks: bool,
+    /// Revision the client knows to have seen.
+    last: Revision,
+    deadline: Instant,
+    bookmark_at: Instant,
+    stop: CancellationToken,
+    done: bool,
+    _counted: LongRunning,
+}
+
+type Step = Option<(Result<Bytes, body::BodyError>, Stream)>;
+
+impl Stream {
+    /// The next buffer of events; `None` ends the watch.
+    async fn step(mut self) -> Step {
+        if self.done {
+            return None;
+        }
+        let mut out = BytesMut::new();
+        if let Some((objects, revision, marked)) = self.initial.take() {
+            for object in &objects {
+                self.encoder.event(&mut out, "ADDED", object);
+            }
+            if marked {
+                self.encoder.bookmark(&mut out, revision, true);
+            }
+            // Also without objects something must be sent, so that headers go out at once.
+            return Some((Ok(out.freeze()), self));
+        }
+        loop {
+            match self.watcher.take(BATCH_EVENTS) {
+                Ok(events) if events.is_empty() => {}
+                Ok(events) => {
+                    for event in &events {
+                        self.last = event.revision;
+                        if let Some(seen) = event.through(&self.selection) {
+                            self.encoder.seen(&mut out, &seen);
+                        }
+                    }
+                    if !out.is_empty() {
+                        return Some((Ok(out.freeze()), self));
+                    }
+                    continue;
+                }
+                Err(WatchError::Closed) => return None,
+                Err(error) => {
+                    self.encoder.error(&mut out, &Status::expired(error.to_string()));
+                    self.done = true;
+                    return Some((Ok(out.freeze()), self));
+                }
+            }
+            tokio::select! {
+                () = self.watcher.changed() => {}
+                () = tokio::time::sleep_until(self.bookmark_at), if self.bookmarks => {
+                    self.bookmark_at = Instant::now() + limits::BOOKMARK_INTERVAL;
+                    if self.bookmark(&mut out) {
+                        return Some((Ok(out.freeze()), self));
+                    }
+                }
+                () = tokio::time::sleep_until(self.deadline) => {
+                    self.done = true;
+                    return if self.bookmarks && self.bookmark(&mut out) { Some((Ok(out.freeze()), self)) } else { None };
+                }
+                () = self.stop.cancelled() => return None,
+            }
+        }
+    }
+
+    fn bookmark(&mut self, out: &mut BytesMut) -> bool {
+        let Some(revision) = self.watcher.caught_up().filter(|revision| *revision > self.last) else { return false };
+        self.last = revision;
+        self.encoder.bookmark(out, revision, false);
+        true
+    }
+}
+
+struct Encoder {
+    row: Arc<Resource>,
+    style: Style,
+    /// Column definitions are still to be sent.
+    columns: bool,
+}
+
+impl Encoder {
+    fn seen(&mut self, out: &mut BytesMut, seen: &Seen) {
+        match seen {
+            Seen::Added(object) => self.event(out, "ADDED", object),
+            Seen::Modified(object) => self.event(out, "MODIFIED", object),
+            Seen::Deleted(object) => self.event(out, "DELETED", object),
+        }
+    }
+
+    fn event(&mut self, out: &mut BytesMut, event_type: &str, object: &Arc<Object>) {
+        let encoded = match (self.style.negotiated.view, self.style.negotiated.format) {
+            (View::Full, Format::Protobuf) => render::protobuf_in(&self.row, object),
+            (View::Full, _) => render::json_in(&self.row, object),
+            (View::Metadata, _) => render::partial(object).and_then(|value| self.value(&value)),
+            (View::Table, _) => {
+                let meta = ListMeta { revision: object.revision, ..ListMeta::default() };
+                let columns = std::mem::take(&mut self.columns);
+                table::table(&self.row, std::slice::from_ref(object), &meta, self.style.include, columns)
+                    .and_then(|value| self.value(&value))
+            }
+        };
+        match encoded {
+            Ok(bytes) => self.frame(out, event_type, &bytes),
+            Err(status) => {
+                tracing::error!(component = "watch", ?object, %status, "object does not encode");
+                self.error(out, &status);
+            }
+        }
+    }
+
+    fn bookmark(&mut self, out: &mut BytesMut, revision: Revision, initial_end: bool) {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.style.negotiated.view {
+            View::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+                "columnDefinitions": [], "rows": [{"cells": [], "object": {"kind": "PartialObjectMetadata",
+                "apiVersion": "meta.k8s.io/v1", "metadata": metadata}}]}),
+            View::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            View::Full => json!({"kind": self.row.kind, "apiVersion": self.row.api_version(), "metadata": metadata}),
+        };
+        match self.value(&object) {
+            Ok(bytes) => self.frame(out, "BOOKMARK", &bytes),
+            Err(status) => tracing::error!(component = "watch", %status, "bookmark does not encode"),
+        }
+    }
+
+    fn error(&self, out: &mut BytesMut, status: &Status) {
+        let value = serde_json::to_value(status).unwrap_or(Value::Null);
+        if let Ok(bytes) = self.value(&value) {
+            self.frame(out, "ERROR", &bytes);
+        }
+    }
+
+    fn value(&self, value: &Value) -> Result<Bytes, Status> {
+        match self.style.negotiated.format {
+            Format::Protobuf => wire::protobuf(value),
+            _ => serde_json::to_vec(value).map(Bytes::from).map_err(Status::internal),
+        }
+    }
+
+    fn frame(&self, out: &mut BytesMut, event_type: &str, object: &[u8]) {
+        if self.style.negotiated.format == Format::Protobuf {
+            out.put_slice(&codec::protobuf::encode_watch_event(event_type, object));
+        } else {
+            out.reserve(object.len() + 40);
+            out.put_slice(b"{\"type\":\"");
+            out.put_slice(event_type.as_bytes());
+            out.put_slice(b"\",\"object\":");
+            out.put_slice(object);
+            out.put_slice(b"}\n");
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The API server: its parts put together, and the way of a request through them.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use futures_util::FutureExt;
+use http::{HeaderValue, Method, Request, Response, header};
+use rustls::pki_types::CertificateDer;
+use serde_json::json;
+use skiff_api::{ResourceRegistry, Status};
+use skiff_client::Snapshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission,
+    authn::{
+        Authentication, TokenAuthenticator, TokenIssuer, TokenUnion, UserInfo, impersonation, request_header,
+        service_account::ServiceAccountAuthenticator, token, x509::CaSet,
+    },
+    authz::{self, Attributes, Authorizer, Masters, node::NodeAuthorizer, rbac::Rbac},
+    body::{self, Body},
+    caches::Caches,
+    discovery::Discovery,
+    flow::Flow,
+    health::{self, CachesLoaded, HealthCheck, Ping, StoreAnswers},
+    limits,
+    metrics::{self, metrics},
+    openapi::OpenApi,
+    options::Query,
+    proxy::{self, NodeDialer, Proxy, ProxyConfig},
+    registry::{self, Dependencies, store::Store},
+    render,
+    request_info::RequestInfo,
+    rest,
+    serve::{ConnectionInfo, Handler},
+    storage::Backend,
+    version::VersionInfo,
+    warnings::Warnings,
+};
+
+/// The way to kubelets and pods.
+pub struct ProxySettings {
+    pub dialer: Arc<dyn NodeDialer>,
+    /// TLS towards kubelets, with the API server's client certificate.
+    pub kubelet_tls: Arc<rustls::ClientConfig>,
+}
+
+/// What an API server is made of.
+pub struct Config {
+    pub backend: Arc<dyn Backend>,
+    /// CAs whose certificates name users.
+    pub client_ca: Vec<CertificateDer<'static>>,
+    /// CAs whose certificates are front proxies'; may be empty.
+    pub request_header_ca: Vec<CertificateDer<'static>>,
+    /// Names a front proxy may have; empty allows any.
+    pub request_header_names: Vec<String>,
+    /// Requests without credentials go on as `system:anonymous`.
+    pub anonymous: bool,
+    /// Tokens beside service accounts' (bootstrap, static).
+    pub tokens: Vec<Arc<dyn TokenAuthenticator>>,
+    pub token_issuer: Arc<TokenIssuer>,
+    /// Primary first.
+    pub service_cidrs: Vec<ipnet::IpNet>,
+    pub node_ports: std::ops::RangeInclusive<u16>,
+    /// `host:port` at which clients reach the server.
+    pub server_address: String,
+    pub version: VersionInfo,
+    /// `None`: nothing behind nodes can be reached (tests).
+    pub proxy: Option<ProxySettings>,
+    /// Checks of `/readyz` beside the server's own.
+    pub health_checks: Vec<Arc<dyn HealthCheck>>,
+}
+
+/// Why a server cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read certificate authority: {0}")]
+    CertificateAuthority(#[source] rustls::Error),
+    #[error("prepare TLS towards kubelets: {0}")]
+    KubeletTls(#[source] rustls::Error),
+}
+
+struct Inner {
+    store: Arc<Store>,
+    caches: Arc<Caches>,
+    resources: Arc<ResourceRegistry>,
+    authentication: Authentication,
+    authorizer: Arc<dyn Authorizer>,
+    token_issuer: Arc<TokenIssuer>,
+    flow: Flow,
+    discovery: Discovery,
+    openapi: OpenApi,
+    proxy: Option<Proxy>,
+    health_checks: Vec<Arc<dyn HealthCheck>>,
+    version: VersionInfo,
+    server_address: String,
+    /// Cancelled when the server stops; ends watches and proxied streams.
+    stop: CancellationToken,
+}
+
+/// The server; cheap to clone.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+impl ApiServer {
+    /// Builds the server. Nothing runs yet; long answers end with `stop`.
+    pub fn new(config: Config, stop: CancellationToken) -> Result<ApiServer, ConfigError> {
+        let resources = Arc::new(ResourceRegistry::builtin());
+        let stored = resources.table().stored().into_iter().filter_map(|row| row.storage.clone()).collect::<Vec<_>>();
+        let caches = Caches::new(Arc::clone(&config.backend), stored);
+        let snapshot = caches.snapshot().clone();
+        let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Union(vec![
+            Arc::new(Masters),
+            Arc::new(NodeAuthorizer::new(snapshot.clone())),
+            Arc::new(Rbac::new(snapshot.clone())),
+        ]));
+        let accounts =
+            ServiceAccountAuthenticator { issuer: Arc::clone(&config.token_issuer), snapshot: snapshot.clone() };
+        let mut kinds: Vec<Arc<dyn TokenAuthenticator>> = vec![Arc::new(accounts)];
+        kinds.extend(config.tokens);
+        let tokens: Arc<dyn TokenAuthenticator> = Arc::new(TokenUnion(kinds));
+        let dependencies = Dependencies {
+            snapshot: snapshot.clone(),
+            service_cidrs: config.service_cidrs,
+            node_ports: config.node_ports,
+            authorizer: Arc::clone(&authorizer),
+            authenticator: Arc::clone(&tokens),
+            token_issuer: Arc::clone(&config.token_issuer),
+        };
+        let store = Arc::new(Store::new(
+            Arc::clone(&config.backend),
+            Arc::clone(&caches),
+            Arc::clone(&resources),
+            registry::builtin::registry(&dependencies),
+            admission::plugins::plugins(&dependencies),
+        ));
+        let authentication = Authentication {
+            client_ca: CaSet::new(&config.client_ca).map_err(ConfigError::CertificateAuthority)?,
+            request_header_ca: CaSet::new(&config.request_header_ca).map_err(ConfigError::CertificateAuthority)?,
+            request_header_names: config.request_header_names,
+            tokens,
+            anonymous: config.anonymous,
+        };
+        let proxy = match config.proxy {
+            Some(ProxySettings { dialer, kubelet_tls }) => {
+                let settings = ProxyConfig { dialer, kubelet_tls, snapshot };
+                Some(Proxy::new(settings, stop.clone()).map_err(ConfigError::KubeletTls)?)
+            }
+            None => None,
+        };
+        let mut health_checks: Vec<Arc<dyn HealthCheck>> = vec![
+            Arc::new(Ping),
+            Arc::new(StoreAnswers(Arc::clone(&config.backend))),
+            Arc::new(CachesLoaded(Arc::clone(&caches))),
+        ];
+        health_checks.extend(config.health_checks);
+        Ok(ApiServer(Arc::new(Inner {
+            discovery: Discovery::new(Arc::clone(&resources), config.server_address.clone()),
+            openapi: OpenApi::new(Arc::clone(&resources), &config.version.git_version),
+            store,
+            caches,
+            resources,
+            authentication,
+            authorizer,
+            token_issuer: config.token_issuer,
+            flow: Flow::default(),
+            proxy,
+            health_checks,
+            version: config.version,
+            server_address: config.server_address,
+            stop,
+        })))
+    }
+
+    /// Feeds the watch caches and compacts the store until the server's token
+    /// is cancelled, then waits for proxied streams to end.
+    pub async fn run(&self) {
+        let stop = self.0.stop.clone();
+        tokio::join!(Arc::clone(&self.0.caches).run(stop.clone()), self.0.caches.compact(stop));
+        if let Some(proxy) = &self.0.proxy {
+            proxy.stopped().await;
+        }
+    }
+
+    /// Waits until the watch caches are loaded.
+    pub async fn ready(&self) {
+        self.0.caches.ready().await;
+    }
+
+    /// The stores of all resources, shared with every component of this process.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.caches.snapshot().clone()
+    }
+
+    /// The resource table; custom resources are added here.
+    pub fn resources(&self) -> Arc<ResourceRegistry> {
+        Arc::clone(&self.0.resources)
+    }
+
+    /// Who may do what.
+    pub fn authorizer(&self) -> Arc<dyn Authorizer> {
+        Arc::clone(&self.0.authorizer)
+    }
+
+    /// Who a request is from, for handlers in front of this one.
+    pub async fn authenticate(
+        &self,
+        headers: &http::HeaderMap,
+        connection: &ConnectionInfo,
+    ) -> Result<UserInfo, Status> {
+        self.0.authentication.authenticate(headers, connection).await
+    }
+
+    /// The handler of a listener.
+    pub fn handler(&self) -> Handler {
+        let server = self.clone();
+        Arc::new(move |request, connection| {
+            let server = server.clone();
+            Box::pin(async move { server.handle(request, &connection).await })
+        })
+    }
+
+    /// Answers a request from the network.
+    pub async fn handle(&self, request: Request<Body>, connection: &ConnectionInfo) -> Response<Body> {
+        self.contained(request, Some(connection), None).await
+    }
+
+    /// Answers a request of this process under a fixed identity.
+    pub async fn handle_as(&self, request: Request<Body>, user: UserInfo) -> Response<Body> {
+        self.contained(request, None, Some(user)).await
+    }
+
+    /// Contains panics, counts, and adds the headers of every answer.
+    async fn contained(
+        &self,
+        request: Request<Body>,
+        connection: Option<&ConnectionInfo>,
+        user: Option<UserInfo>,
+    ) -> Response<Body> {
+        let began = Instant::now();
+        let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
+        let audit_id = audit_id(&request);
+        let answered = AssertUnwindSafe(self.chain(&info, request, connection, user).boxed()).catch_unwind().await;
+        let mut response = answered.unwrap_or_else(|_| {
+            tracing::error!(component = "apiserver", path = info.path, verb = info.verb, "request panicked");
+            body::failure(&Status::internal("this request caused apiserver to panic. Look in the logs for details"))
+        });
+        let headers = response.headers_mut();
+        headers.insert("audit-id", audit_id);
+        if !headers.contains_key(header::CACHE_CONTROL) {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        }
+        let labels = metrics::Labels {
+            verb: &info.verb,
+            group: &info.group,
+            version: &info.version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            scope: if info.has_name_segment() {
+                "resource"
+            } else if info.namespace.is_empty() {
+                "cluster"
+            } else {
+                "namespace"
+            },
+        };
+        let known = !info.is_resource
+            || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
+        if known {
+            metrics().finished(&labels, response.status().as_u16(), began.elapsed(), info.is_long_running());
+        }
+        response
+    }
+
+    /// Authentication, impersonation, in-flight limit, authorization, routing.
+    async fn chain(
+        &self,
+        info: &RequestInfo,
+        mut request: Request<Body>,
+        connection: Option<&ConnectionInfo>,
+        user: Option<UserInfo>,
+    ) -> Response<Body> {
+        let authenticated = match (user, connection) {
+            (Some(user), _) => Ok(user),
+            (None, Some(connection)) => self.0.authentication.authenticate(request.headers(), connection).await,
+            (None, None) => Ok(UserInfo::anonymous()),
+        };
+        let user = match authenticated.and_then(|user| self.impersonated(user, request.headers())) {
+            Ok(user) => user,
+            Err(status) => return body::failure(&status),
+        };
+        // Credentials end here: nothing behind may forward them.
+        token::strip(request.headers_mut());
+        impersonation::strip(request.headers_mut());
+        request_header::strip(request.headers_mut());
+        let _place = match self.0.flow.enter(info, &user) {
+            Ok(place) => place,
+            Err(status) => return body::failure(&status),
+        };
+        if let Err(status) = self.authorize(info, &user, request.headers()) {
+            return body::failure(&status);
+        }
+        let long = info.is_long_running() || is_watch(&request);
+        let answer = self.route(info, &user, request);
+        if long {
+            return answer.await;
+        }
+        match timeout(limits::REQUEST_TIMEOUT, answer).await {
+            Ok(response) => response,
+            Err(_) => body::failure(&Status::timeout(
+                "Timeout: request did not complete within the allotted timeout",
+                0,
+            )),
+        }
+    }
+
+    fn impersonated(&self, user: UserInfo, headers: &http::HeaderMap) -> Result<UserInfo, Status> {
+        match impersonation::requested(headers)? {
+            Some(target) => impersonation::authorize(&*self.0.authorizer, &user, target),
+            None => Ok(user),
+        }
+    }
+
+    fn authorize(&self, info: &RequestInfo, user: &UserInfo, headers: &http::HeaderMap) -> Result<(), Status> {
+        let attributes = |verb: &str| Attributes {
+            user: user.clone(),
+            verb: verb.to_owned(),
+            namespace: info.namespace.clone(),
+            group: info.group.clone(),
+            version: info.version.clone(),
+            resource: if info.is_resource { info.resource.clone() } else { String::new() },
+            subresource: info.subresource.clone(),
+            name: info.name.clone(),
+            path: info.path.clone(),
+        };
+        let check = |verb: &str| {
+            let attributes = attributes(verb);
+            let decision = self.0.authorizer.authorize(&attributes);
+            if decision.is_allowed() { Ok(()) } else { Err(authz::forbidden(&attributes, &decision)) }
+        };
+        check(&info.verb)?;
+        // A WebSocket is opened with GET but does what POST does.
+        let streams = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
+        if streams && info.verb == "get" && headers.contains_key(header::UPGRADE) {
+            check("create")?;
+        }
+        Ok(())
+    }
+
+    async fn route(&self, info: &RequestInfo, user: &UserInfo, request: Request<Body>) -> Response<Body> {
+        if !info.is_resource {
+            return self.document(info, request).await;
+        }
+        let (row, subresource) = match rest::resolve(&self.0.store, info) {
+            Ok(found) => found,
+            Err(status) => return body::failure(&status),
+        };
+        let call = rest::Call {
+            store: &self.0.store,
+            info,
+            user,
+            row,
+            subresource,
+            query: Query::parse(request.uri().query().unwrap_or_default()),
+            headers: request.headers().clone(),
+            warnings: Warnings::default(),
+            stop: self.0.stop.clone(),
+        };
+        if proxy::Call::is_proxied(&info.resource, &info.subresource) && info.group.is_empty() {
+            let Some(proxy) = &self.0.proxy else {
+                return body::failure(&Status::service_unavailable("this server has no way to nodes"));
+            };
+            let result = rest::connect::connect(&call, proxy, request).await;
+            let mut response = result.unwrap_or_else(|status| render::failure(None, &status));
+            call.warnings.write(response.headers_mut());
+            return response;
+        }
+        rest::serve(call, request).boxed().await
+    }
+
+    /// Paths that are no resources.
+    async fn document(&self, info: &RequestInfo, request: Request<Body>) -> Response<Body> {
+        let inner = &self.0;
+        // The body may not be shared between threads and is not needed.
+        let (request, _) = request.into_parts();
+        let (path, query) = (info.path.as_str(), request.uri.query().unwrap_or_default());
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return if path == "/" || path.starts_with("/api") {
+                body::failure(&Status::failure(
+                    skiff_api::Reason::MethodNotAllowed,
+                    "the server does not allow this method on the requested resource",
+                ))
+            } else {
+                not_found()
+            };
+        }
+        if health::is_health_path(path) {
+            return health::serve(&inner.health_checks, path, query).await;
+        }
+        if let Some(answer) = inner.discovery.serve(path, &request.headers) {
+            return answer.unwrap_or_else(|status| body::failure(&status));
+        }
+        if path.starts_with("/openapi/") {
+            return inner.openapi.serve(path, query, &request.headers).unwrap_or_else(not_found);
+        }
+        match path {
+            "/" => json_response(&json!({"paths": self.paths()}), "application/json"),
+            "/version" | "/version/" => json_response(&json!(inner.version), "application/json"),
+            "/metrics" => {
+                let objects: Vec<(String, usize)> = inner
+                    .caches
+                    .all()
+                    .iter()
+                    .map(|cache| (cache.resource.to_string(), cache.store().len()))
+                    .collect();
+                body::response(200, "text/plain; version=0.0.4; charset=utf-8", metrics().text(&objects))
+            }
+            "/.well-known/openid-configuration" => {
+                let uri = format!("https://{}/openid/v1/jwks", inner.server_address);
+                cacheable(json_response(&inner.token_issuer.discovery(&uri), "application/json"))
+            }
+            "/openid/v1/jwks" => cacheable(json_response(&inner.token_issuer.jwks(), "application/jwk-set+json")),
+            _ if path == "/api" || path.starts_with("/api/") || path == "/apis" || path.starts_with("/apis/") => {
+                body::failure(&Status::no_route())
+            }
+            _ => not_found(),
+        }
+    }
+
+    fn paths(&self) -> Vec<String> {
+        let table = self.0.resources.table();
+        let mut paths: Vec<String> = [
+            "/.well-known/openid-configuration",
+            "/api",
+            "/apis",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        for group in table.groups() {
+            for version in table.versions(group) {
+                paths.push(if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") });
+            }
+            if !group.is_empty() {
+                paths.push(format!("/apis/{group}"));
+            }
+        }
+        paths.sort();
+        paths
+    }
+}
+
+/// A watch of one object is a GET by its verb.
+fn is_watch(request: &Request<Body>) -> bool {
+    Query::parse(request.uri().query().unwrap_or_default()).flag("watch")
+}
+
+/// The client's id of the request, or a new one.
+fn audit_id(request: &Request<Body>) -> HeaderValue {
+    let given = request.headers().get("audit-id").filter(|value| value.len() <= 64).cloned();
+    given.unwrap_or_else(|| {
+        HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+    })
+}
+
+fn not_found() -> Response<Body> {
+    body::response(404, "text/plain; charset=utf-8", "404 page not found\n")
+}
+
+fn json_response(value: &serde_json::Value, content_type: &str) -> Response<Body> {
+    let bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
+    body::response(200, content_type, bytes)
+}
+
+fn cacheable(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
+}

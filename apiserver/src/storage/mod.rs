@@ -1,0 +1,174 @@
+//! The seam to the datastore.
+//!
+//! Keys are `/registry/<group or core>/<plural>/[<namespace>/]<name>`, values
+//! are the object's JSON without `resourceVersion`: the revision of the store
+//! is the version of the object, so it is spliced in when the value is read.
+
+pub mod codec;
+pub mod memory;
+
+use std::{pin::Pin, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::Stream;
+use skiff_api::{GroupResource, Revision, Status};
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error("required revision has been compacted")]
+    Compacted,
+    #[error("required revision is a future revision")]
+    Future,
+    #[error("request is too large")]
+    TooLarge,
+    /// The store is stopping or cannot be reached.
+    #[error("datastore: {0}")]
+    Unavailable(String),
+}
+
+impl From<StorageError> for Status {
+    fn from(error: StorageError) -> Status {
+        match error {
+            StorageError::Compacted => Status::expired(
+                "The provided resource version is too old: the requested history has been compacted.",
+            ),
+            StorageError::Future => Status::timeout("Too large resource version", 1),
+            StorageError::TooLarge => {
+                Status::failure(skiff_api::Reason::RequestEntityTooLarge, "etcdserver: request is too large")
+            }
+            StorageError::Unavailable(_) => Status::internal(error),
+        }
+    }
+}
+
+/// A stored value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    pub key: String,
+    pub value: Bytes,
+    /// Revision of its last change.
+    pub revision: Revision,
+}
+
+/// A page of a prefix.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    pub items: Vec<KeyValue>,
+    /// The revision the page shows.
+    pub revision: Revision,
+    /// Whether keys follow the last one.
+    pub more: bool,
+}
+
+/// The result of a compare-and-swap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Swap {
+    /// Written at this revision.
+    Done(Revision),
+    /// The key has another revision (or is absent, or exists): its present state.
+    Conflict(Option<KeyValue>),
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub key: String,
+    pub revision: Revision,
+    /// `None`: deleted.
+    pub value: Option<Bytes>,
+    /// The value before; `None`: created.
+    pub previous: Option<Bytes>,
+}
+
+/// What a watch delivers. Changes come in the order of revisions, and all
+/// changes of one revision in one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchMessage {
+    Changes(Vec<Change>),
+    /// Everything up to this revision has been delivered.
+    Progress(Revision),
+}
+
+pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchMessage, StorageError>> + Send>>;
+
+/// A revisioned key-value store, called in process.
+///
+/// Every method may be called at any time from any task. Revisions are global
+/// and rise with every change.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, StorageError>;
+
+    /// Keys that start with `prefix` and sort after `after`, in order, at most
+    /// `limit` of them, at revision `at` (present state when `None`).
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: Option<usize>,
+        at: Option<Revision>,
+    ) -> Result<Listing, StorageError>;
+
+    /// Writes if the key's last change is `expected` (`None`: if it is absent).
+    async fn put(
+        &self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> Result<Swap, StorageError>;
+
+    /// Deletes if the key's last change is `expected`.
+    async fn delete(&self, key: &str, expected: Revision) -> Result<Swap, StorageError>;
+
+    /// Every change of keys under `prefix` after a revision. With an empty
+    /// prefix, every revision of the store appears.
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, StorageError>;
+
+    /// The revision of the last change; cheap, asked on every consistent read.
+    async fn current_revision(&self) -> Result<Revision, StorageError>;
+
+    /// Forgets history before a revision.
+    async fn compact(&self, before: Revision) -> Result<(), StorageError>;
+}
+
+/// Root of all keys of the API server.
+pub const ROOT: &str = "/registry/";
+
+/// The prefix of a resource's keys; ends in a slash.
+pub fn resource_prefix(resource: &GroupResource) -> String {
+    let group = if resource.group.is_empty() { "core" } else { &resource.group };
+    format!("{ROOT}{group}/{}/", resource.resource)
+}
+
+/// The key of one object.
+pub fn object_key(resource: &GroupResource, namespace: &str, name: &str) -> String {
+    let prefix = resource_prefix(resource);
+    if namespace.is_empty() { format!("{prefix}{name}") } else { format!("{prefix}{namespace}/{name}") }
+}
+
+/// The prefix of the resource a key belongs to.
+pub fn prefix_of(key: &str) -> Option<&str> {
+    let rest = key.strip_prefix(ROOT)?;
+    let group = rest.find('/')?;
+    let plural = rest[group + 1..].find('/')?;
+    Some(&key[..ROOT.len() + group + 1 + plural + 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_lead_back_to_their_resource() {
+        let pods = GroupResource::new("", "pods");
+        let key = object_key(&pods, "n", "p");
+        assert_eq!(key, "/registry/core/pods/n/p");
+        assert_eq!(prefix_of(&key), Some(resource_prefix(&pods).as_str()));
+        assert_eq!(object_key(&GroupResource::new("", "nodes"), "", "a"), "/registry/core/nodes/a");
+        assert_eq!(prefix_of("/bootstrap/x"), None);
+        assert_eq!(prefix_of("/registry/core"), None);
+    }
+}

@@ -1,0 +1,44 @@
+//! `/version`.
+
+use serde::Serialize;
+
+/// What the server says about itself.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionInfo {
+    pub major: String,
+    pub minor: String,
+    /// For example `v1.37.0+skiff1`.
+    pub git_version: String,
+    pub git_commit: String,
+    /// `clean` or `dirty`.
+    pub git_tree_state: String,
+    /// RFC 3339.
+    pub build_date: String,
+    /// Clients only print it; it names the compiler of this program.
+    pub go_version: String,
+    pub compiler: String,
+    /// For example `linux/amd64`.
+    pub platform: String,
+}
+
+impl Default for VersionInfo {
+    fn default() -> Self {
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        VersionInfo {
+            major: "1".to_owned(),
+            minor: "37".to_owned(),
+            git_version: "v1.37.0+skiff1".to_owned(),
+            git_commit: String::new(),
+            git_tree_state: "clean".to_owned(),
+            build_date: "1970-01-01T00:00:00Z".to_owned(),
+            go_version: "rust".to_owned(),
+            compiler: "rustc".to_owned(),
+            platform: format!("{}/{arch}", std::env::consts::OS),
+        }
+    }
+}
