@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -174,8 +175,8 @@ async fn remote_command(
             let runtime = upgrade::join(&url, &[HeaderValue::from_static("v4.channel.k8s.io")]).await?;
             let StreamSet { stdin, stdout, stderr, tty } = options.streams;
             let wanted = remotecommand::Wanted { stdin, stdout, stderr, tty };
-            switch_to_websocket(context, request, &name, move |client, token| async move {
-                remotecommand::serve(client, protocol, wanted, runtime.io, &token).await
+            switch_to_websocket(context, request, &name, move |client, token| {
+                Box::pin(async move { remotecommand::serve(client, protocol, wanted, runtime.io, token).await })
             })
         }
     }
@@ -196,11 +197,11 @@ async fn port_forward(context: &Context, pod: &PodRef, request: Request<Incoming
     }
     let runtime = upgrade::join(&url, &[HeaderValue::from_static(portforward::SPDY_PROTOCOL)]).await?;
     match portforward::channel_framing(&name) {
-        None => switch_to_websocket(context, request, &name, move |client, token| async move {
-            portforward::serve_tunnel(client, runtime.io, &token).await
+        None => switch_to_websocket(context, request, &name, move |client, token| {
+            Box::pin(async move { portforward::serve_tunnel(client, runtime.io, token).await })
         }),
-        Some(framing) => switch_to_websocket(context, request, &name, move |client, token| async move {
-            portforward::serve_channels(client, framing, &ports, runtime.io, &token).await
+        Some(framing) => switch_to_websocket(context, request, &name, move |client, token| {
+            Box::pin(async move { portforward::serve_channels(client, framing, &ports, runtime.io, token).await })
         }),
     }
 }
@@ -213,15 +214,15 @@ fn choose<B>(request: &Request<B>, supported: impl Fn(&str) -> bool) -> Result<S
 type Client = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// Answers with the switch and serves the client in a task that the server owns.
-fn switch_to_websocket<F, S>(
+fn switch_to_websocket<F>(
     context: &Context,
     mut request: Request<Incoming>,
     protocol: &str,
     serve: F,
 ) -> Result<Response<Body>, Failure>
 where
-    F: FnOnce(Client, CancellationToken) -> S + Send + 'static,
-    S: Future<Output = Result<(), StreamingError>> + Send,
+    F: for<'a> FnOnce(&'a mut Client, &'a CancellationToken) -> BoxFuture<'a, Result<(), StreamingError>>,
+    F: Send + 'static,
 {
     let response = websocket::accept::<Bytes>(request.headers(), protocol)
         .ok_or_else(|| Failure::BadRequest("not a valid websocket handshake".into()))?
@@ -230,10 +231,11 @@ where
     let token = context.token.clone();
     context.sessions.spawn(async move {
         let Some(io) = upgraded(client, &token).await else { return };
-        let client = WebSocketStream::from_raw_socket(io, Role::Server, Some(websocket::config())).await;
-        if let Err(error) = serve(client, token).await {
+        let mut client = WebSocketStream::from_raw_socket(io, Role::Server, Some(websocket::config())).await;
+        if let Err(error) = serve(&mut client, &token).await {
             tracing::debug!(component = "kubelet", %error, "stream ended early");
         }
+        websocket::finish(client).await;
     });
     Ok(response)
 }

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::channels::Framing;
-use super::limits::{DATA_PIECE_LEN_MAX, RUNTIME_TIMEOUT, WEBSOCKET_CLOSE_TIMEOUT, WEBSOCKET_PING_INTERVAL};
+use super::limits::{DATA_PIECE_LEN_MAX, RUNTIME_TIMEOUT, WEBSOCKET_PING_INTERVAL};
 use super::remotecommand::drive;
 use super::spdy::{Connection, Headers, ReceiveHalf, SendHalf, SpdyError, SpdyStream};
 use super::{ByteStream, StreamingError};
@@ -63,14 +63,11 @@ where
             }
         }
     };
-    let result = tokio::select! {
+    tokio::select! {
         result = up => result,
         result = down => result,
         () = token.cancelled() => Ok(()),
-    };
-    // A client that does not take the close is dropped with its connection.
-    let _ = timeout(WEBSOCKET_CLOSE_TIMEOUT, sink.close()).await;
-    result
+    }
 }
 
 /// The two runtime streams behind one forwarded port.
@@ -119,14 +116,11 @@ where
             result = channels_down(&mut sink, framing, receives) => result,
         }
     };
-    let result = tokio::select! {
+    tokio::select! {
         result = session => result,
         () = drive(driver, token) => Ok(()),
         () = token.cancelled() => Ok(()),
-    };
-    // A client that does not take the close is dropped with its connection.
-    let _ = timeout(WEBSOCKET_CLOSE_TIMEOUT, sink.close()).await;
-    result
+    }
 }
 
 async fn channels_up(

@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::channels::{CLOSE, ERROR, ExecProtocol, RESIZE, STDERR, STDIN, STDOUT};
-use super::limits::{RUNTIME_TIMEOUT, STATUS_LEN_MAX, WEBSOCKET_CLOSE_TIMEOUT, WEBSOCKET_PING_INTERVAL};
-use super::spdy::{Connection, Driver, Headers, ReceiveHalf, SendHalf, SpdyError, SpdyStream};
+use super::limits::{RUNTIME_TIMEOUT, STATUS_LEN_MAX, WEBSOCKET_PING_INTERVAL};
+use super::spdy::{Connection, Driver, Headers, ReceiveHalf, SendHalf, SpdyError};
 use super::{ByteStream, StreamingError};
 
 /// Which streams a request wants.
@@ -38,9 +38,7 @@ impl Streams {
     /// Opens the streams in the order in which upstream's client does. The runtime waits for exactly these.
     async fn open(connection: &Connection, wanted: Wanted) -> Result<Self, SpdyError> {
         let open = |kind| connection.open(Headers::new(&[("streamtype", kind)]));
-        // The client's direction of the error stream carries nothing.
-        let SpdyStream { send: mut error_send, receive: error } = open("error").await?;
-        error_send.finish().await?;
+        let error = open("error").await?.receive;
         let stdin = if wanted.stdin { Some(open("stdin").await?.send) } else { None };
         let stdout = if wanted.stdout { Some(open("stdout").await?.receive) } else { None };
         let stderr = if wanted.stderr && !wanted.tty { Some(open("stderr").await?.receive) } else { None };
@@ -71,14 +69,11 @@ where
             result = to_client(&mut sink, protocol, error, stdout, stderr) => result,
         }
     };
-    let result = tokio::select! {
+    tokio::select! {
         result = session => result,
         () = drive(driver, token) => Ok(()),
         () = token.cancelled() => Ok(()),
-    };
-    // A client that does not take the close is dropped with its connection.
-    let _ = timeout(WEBSOCKET_CLOSE_TIMEOUT, sink.close()).await;
-    result
+    }
 }
 
 /// Drives the runtime's connection and never returns: its end shows as the end of the streams, and the session still has to
@@ -156,7 +151,7 @@ where
             data = next(&mut stdout), if stdout.is_some() => (STDOUT, data),
             data = next(&mut stderr), if stderr.is_some() => (STDERR, data),
             text = &mut final_status, if status.is_none() => {
-                status = Some(text.unwrap_or_default());
+                status = Some(text);
                 continue;
             }
             _ = pings.tick() => {
@@ -228,7 +223,7 @@ pub async fn collect(
             }
         };
         let (status, ()) = tokio::join!(error.receive_all(STATUS_LEN_MAX), outputs);
-        Ok((output, status?))
+        Ok((output, status))
     };
     tokio::select! {
         result = session => result,

@@ -8,6 +8,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::*;
 use crate::streaming::channels::Framing;
+use crate::streaming::spdy::SpdyStream;
 
 const FAILURE: &str =
     r#"{"metadata":{},"status":"Failure","message":"command terminated with exit code 3","reason":"NonZeroExitCode"}"#;
@@ -64,7 +65,12 @@ async fn exec(protocol: ExecProtocol, wanted: Wanted, messages: Vec<Message>) ->
     let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
     let token = CancellationToken::new();
-    let serving = serve(server, protocol, wanted, near, &token);
+    let serving = async {
+        let mut server = server;
+        let result = serve(&mut server, protocol, wanted, near, &token).await;
+        crate::streaming::websocket::finish(server).await;
+        result
+    };
     let using = async {
         for message in messages {
             client.send(message).await.expect("sends");

@@ -1,10 +1,15 @@
 //! The server's side of the websocket handshake: recognise it, choose a protocol, answer.
 
+use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
-use super::limits::WEBSOCKET_MESSAGE_LEN_MAX;
+use super::limits::{WEBSOCKET_CLOSE_TIMEOUT, WEBSOCKET_MESSAGE_LEN_MAX};
 
 /// Websocket settings for clients.
 pub fn config() -> WebSocketConfig {
@@ -64,6 +69,19 @@ pub fn accept<B: Default>(headers: &HeaderMap, protocol: &str) -> Option<Respons
         answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(protocol).ok()?);
     }
     Some(response)
+}
+
+/// Closes a websocket in good order: a normal close (clients take any other for a failure), then the client's answer, so
+/// that nothing it has sent makes the kernel reset the connection and take unread output with it.
+pub async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut client: WebSocketStream<S>) {
+    let closing = async {
+        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        client.close(Some(frame)).await.ok()?;
+        while let Some(Ok(_)) = client.next().await {}
+        client.get_mut().shutdown().await.ok()
+    };
+    // A client that does not answer is dropped with its connection.
+    let _ = timeout(WEBSOCKET_CLOSE_TIMEOUT, closing).await;
 }
 
 #[cfg(test)]

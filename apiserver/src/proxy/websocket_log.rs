@@ -9,10 +9,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use skiff_api::Status;
 use skiff_client::Body;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -58,8 +60,10 @@ pub fn answer<B>(
     sessions.spawn(async move {
         let work = async {
             let client = client.await.map_err(|error| tungstenite::Error::Io(std::io::Error::other(error)))?;
-            let client = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, None).await;
-            send(client, log, is_base64).await
+            let mut client = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, None).await;
+            let result = send(&mut client, log, is_base64).await;
+            finish(client).await;
+            result
         };
         tokio::select! {
             () = token.cancelled() => {}
@@ -73,9 +77,9 @@ pub fn answer<B>(
     Ok(response)
 }
 
-async fn send<S>(client: WebSocketStream<S>, mut log: Body, is_base64: bool) -> Result<(), tungstenite::Error>
+async fn send<S>(client: &mut WebSocketStream<S>, mut log: Body, is_base64: bool) -> Result<(), tungstenite::Error>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut sink, mut source) = client.split();
     // What the client sends is of no interest, but its leaving is.
@@ -88,13 +92,22 @@ where
         }
         Ok(())
     };
-    let result = tokio::select! {
+    tokio::select! {
         () = left => Ok(()),
         result = sending => result,
+    }
+}
+
+/// Closes in good order: clients take any code but this for a failure, and an answer left unread resets the connection.
+async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut client: WebSocketStream<S>) {
+    let closing = async {
+        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        client.close(Some(frame)).await.ok()?;
+        while let Some(Ok(_)) = client.next().await {}
+        client.get_mut().shutdown().await.ok()
     };
-    // A client that does not take the close is dropped with its connection.
-    let _ = timeout(WEBSOCKET_CLOSE_TIMEOUT, sink.close()).await;
-    result
+    // A client that does not answer is dropped with its connection.
+    let _ = timeout(WEBSOCKET_CLOSE_TIMEOUT, closing).await;
 }
 
 fn message(data: Bytes, is_base64: bool) -> Message {
