@@ -4,6 +4,8 @@
 //! object) each may refuse. Plugins read the watch caches, never the wire.
 
 pub mod plugins;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use async_trait::async_trait;
 use serde_json::Value;

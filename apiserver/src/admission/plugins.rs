@@ -1,11 +1,49 @@
 //! The admission plugins, in upstream's order.
 
+pub mod certificates;
+pub mod default_ingress_class;
+pub mod default_storage_class;
+pub mod default_toleration_seconds;
+pub mod limit_ranger;
+pub mod lookup;
+pub mod namespace_lifecycle;
+pub mod node_restriction;
+pub mod persistent_volume_claim_resize;
+pub mod pod_topology_labels;
+pub mod priority;
+pub mod runtime_class;
+pub mod service_account;
+pub mod storage_object_in_use_protection;
+pub mod taint_nodes_by_condition;
+
 use std::sync::Arc;
 
 use super::Admission;
 use crate::registry::Dependencies;
 
 /// Every plugin that is on by default.
-pub fn plugins(_dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
-    Vec::new()
+///
+/// Admission webhooks and admission policies belong between
+/// `PodTopologyLabels` and `ResourceQuota`: they see what the built-in plugins
+/// made of the object, and quota is charged last, for what is really stored.
+pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
+    let authorizer = &dependencies.authorizer;
+    vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(limit_ranger::LimitRanger),
+        Arc::new(service_account::ServiceAccount),
+        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(priority::Priority),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(default_storage_class::DefaultStorageClass),
+        Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
+        Arc::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
+        Arc::new(runtime_class::RuntimeClass),
+        Arc::new(certificates::CertificateApproval { authorizer: Arc::clone(authorizer) }),
+        Arc::new(certificates::CertificateSigning { authorizer: Arc::clone(authorizer) }),
+        Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(default_ingress_class::DefaultIngressClass),
+        Arc::new(pod_topology_labels::PodTopologyLabels),
+    ]
 }

@@ -1,8 +1,97 @@
 //! The list of built-in kinds that differ from the generic behaviour.
 
-use super::{Dependencies, Registry};
+use std::sync::Arc;
+
+use super::{
+    Dependencies, Registry, apps,
+    authentication::{reviews, token_request},
+    authorization, coordination,
+    core::{self, service_ip::ServicePools},
+    discovery, rbac, scheduling, storage,
+};
 
 /// Every built-in strategy, endpoint and view.
-pub fn registry(_dependencies: &Dependencies) -> Registry {
-    Registry::default()
+pub fn registry(dependencies: &Dependencies) -> Registry {
+    let mut registry = Registry::default();
+    core_kinds(&mut registry, dependencies);
+    workloads(&mut registry);
+    access(&mut registry, dependencies);
+    others(&mut registry);
+    registry
+}
+
+fn core_kinds(r: &mut Registry, dependencies: &Dependencies) {
+    let pools = Arc::new(ServicePools::new(&dependencies.service_cidrs, dependencies.node_ports.clone()));
+    r.strategy("", "pods", core::pod::PodStrategy);
+    r.strategy("", "podtemplates", core::pod_template::PodTemplateStrategy);
+    r.strategy("", "services", core::service::ServiceStrategy::new(pools));
+    r.strategy("", "endpoints", core::endpoints::EndpointsStrategy);
+    r.strategy("", "namespaces", core::namespace::NamespaceStrategy);
+    r.strategy("", "configmaps", core::config_map::ConfigMapStrategy);
+    r.strategy("", "secrets", core::secret::SecretStrategy);
+    r.strategy("", "nodes", core::node::NodeStrategy);
+    r.strategy("", "serviceaccounts", core::service_account::ServiceAccountStrategy);
+    r.strategy("", "events", core::event::EventStrategy);
+    r.strategy("", "limitranges", core::limit_range::LimitRangeStrategy);
+    r.strategy("", "resourcequotas", core::resource_quota::ResourceQuotaStrategy);
+    r.strategy("", "persistentvolumes", core::persistent_volume::PersistentVolumeStrategy);
+    r.strategy("", "persistentvolumeclaims", core::persistent_volume_claim::PersistentVolumeClaimStrategy);
+    r.strategy("", "replicationcontrollers", core::replication_controller::ReplicationControllerStrategy);
+    r.view("", "replicationcontrollers", "scale", apps::scale::ScaleView);
+    r.endpoint("", "pods", "binding", core::pod::binding::BindingEndpoint);
+    r.endpoint("", "bindings", "", core::pod::binding::BindingEndpoint);
+    r.endpoint("", "pods", "eviction", core::pod::eviction::EvictionEndpoint);
+    let issuer = Arc::clone(&dependencies.token_issuer);
+    r.endpoint("", "serviceaccounts", "token", token_request::TokenRequestEndpoint { issuer });
+}
+
+fn workloads(r: &mut Registry) {
+    r.strategy("apps", "deployments", apps::deployment::DeploymentStrategy);
+    r.strategy("apps", "replicasets", apps::replica_set::ReplicaSetStrategy);
+    r.strategy("apps", "daemonsets", apps::daemon_set::DaemonSetStrategy);
+    r.strategy("apps", "statefulsets", apps::stateful_set::StatefulSetStrategy);
+    r.strategy("apps", "controllerrevisions", apps::controller_revision::ControllerRevisionStrategy);
+    for resource in ["deployments", "replicasets", "statefulsets"] {
+        r.view("apps", resource, "scale", apps::scale::ScaleView);
+    }
+}
+
+fn access(r: &mut Registry, dependencies: &Dependencies) {
+    const RBAC: &str = rbac::escalation::GROUP;
+    let authorizer = &dependencies.authorizer;
+    r.strategy(RBAC, "roles", rbac::role::RoleStrategy::new(false, Arc::clone(authorizer)));
+    r.strategy(RBAC, "clusterroles", rbac::role::RoleStrategy::new(true, Arc::clone(authorizer)));
+    r.strategy(RBAC, "rolebindings", rbac::binding::BindingStrategy::new(false, Arc::clone(authorizer)));
+    r.strategy(RBAC, "clusterrolebindings", rbac::binding::BindingStrategy::new(true, Arc::clone(authorizer)));
+
+    const AUTHORIZATION: &str = "authorization.k8s.io";
+    for (resource, review) in [
+        ("subjectaccessreviews", authorization::Review::Subject),
+        ("selfsubjectaccessreviews", authorization::Review::SelfSubject),
+        ("localsubjectaccessreviews", authorization::Review::Local),
+    ] {
+        let authorizer = Arc::clone(authorizer);
+        r.endpoint(AUTHORIZATION, resource, "", authorization::AccessReviewEndpoint { authorizer, review });
+    }
+    let rules = authorization::RulesReviewEndpoint { authorizer: Arc::clone(authorizer) };
+    r.endpoint(AUTHORIZATION, "selfsubjectrulesreviews", "", rules);
+
+    const AUTHENTICATION: &str = "authentication.k8s.io";
+    let token_review = reviews::TokenReviewEndpoint {
+        authenticator: Arc::clone(&dependencies.authenticator),
+        audiences: dependencies.token_issuer.audiences().to_vec(),
+    };
+    r.endpoint(AUTHENTICATION, "tokenreviews", "", token_review);
+    r.endpoint(AUTHENTICATION, "selfsubjectreviews", "", reviews::SelfSubjectReviewEndpoint);
+}
+
+fn others(r: &mut Registry) {
+    r.strategy("coordination.k8s.io", "leases", coordination::LeaseStrategy);
+    r.strategy("discovery.k8s.io", "endpointslices", discovery::EndpointSliceStrategy);
+    r.strategy("scheduling.k8s.io", "priorityclasses", scheduling::PriorityClassStrategy);
+    r.strategy("storage.k8s.io", "storageclasses", storage::StorageClassStrategy);
+    r.strategy("storage.k8s.io", "csidrivers", storage::CsiDriverStrategy);
+    r.strategy("storage.k8s.io", "csinodes", storage::CsiNodeStrategy);
+    r.strategy("storage.k8s.io", "volumeattachments", storage::VolumeAttachmentStrategy);
+    r.strategy("storage.k8s.io", "volumeattributesclasses", storage::VolumeAttributesClassStrategy);
 }

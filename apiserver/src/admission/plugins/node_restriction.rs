@@ -1,0 +1,266 @@
+//! NodeRestriction: a node agent writes only its own Node, the pods bound to
+//! it, its Lease, and what else belongs to it.
+
+use async_trait::async_trait;
+use serde_json::Value;
+use skiff_api::{GroupResource, Status};
+
+use super::lookup;
+use crate::{
+    admission::{Admission, AdmissionOperation as Op, AdmissionRequest},
+    registry::value::{entries, field, list, text, text_at},
+};
+
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// Labels under kubernetes.io and k8s.io that a node may set on itself.
+const OWN_LABELS: [&str; 13] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/arch",
+    "kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/instance-type",
+    "node.kubernetes.io/instance-type",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.kubernetes.io/region",
+    "failure-domain.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
+const OWN_PREFIXES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+
+pub struct NodeRestriction;
+
+#[async_trait]
+impl Admission for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+
+    fn handles(&self, operation: Op) -> bool {
+        operation != Op::Connect
+    }
+
+    async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
+        let in_group = request.user.is_in("system:nodes");
+        let Some(node) = request.user.node_name() else {
+            if in_group && request.user.username.starts_with("system:node:") {
+                return Err(request.forbidden(format!("could not determine node from user {:?}", request.user.username)));
+            }
+            return Ok(());
+        };
+        let verdict = match (&*request.resource.group, &*request.resource.resource, request.subresource) {
+            ("", "pods", subresource) => pod(request, node, subresource),
+            ("", "nodes", _) => self::node(request, node),
+            ("", "serviceaccounts", "token") => token(request, node),
+            ("", "persistentvolumeclaims", subresource) => claim(request, node, subresource),
+            ("coordination.k8s.io", "leases", _) => lease(request, node),
+            ("storage.k8s.io", "csinodes", _) => named_after(request, node, "csinode"),
+            ("resource.k8s.io", "resourceslices", _) => slice(request, node),
+            _ => Ok(()),
+        };
+        verdict.map_err(|why| request.forbidden(why))
+    }
+}
+
+fn pod(request: &AdmissionRequest<'_>, node: &str, subresource: &str) -> Result<(), String> {
+    match (subresource, request.operation) {
+        ("", Op::Create) => new_pod(request.object.as_ref(), node),
+        ("", Op::Delete) => bound_here(request.old_object, node, "delete"),
+        ("status", Op::Update) => {
+            bound_here(request.old_object, node, "update status for")?;
+            let labels = |object: Option<&Value>| object.map(|object| object["metadata"]["labels"].clone()).unwrap_or_default();
+            if labels(request.object.as_ref()) != labels(request.old_object) {
+                return Err(format!("node {node:?} cannot update labels through pod status"));
+            }
+            Ok(())
+        }
+        ("eviction", Op::Create) => {
+            let pod = lookup::find(request.snapshot, GroupResource::new("", "pods"), request.namespace, request.name);
+            let pod = pod.and_then(|pod| pod.value().ok());
+            bound_here(pod.as_ref(), node, "evict")
+        }
+        ("", _) => Err(format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", request.operation.as_str())),
+        (other, _) => Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed")),
+    }
+}
+
+/// A node makes pods only to mirror what it runs anyway.
+fn new_pod(pod: Option<&Value>, node: &str) -> Result<(), String> {
+    let Some(pod) = pod else { return Ok(()) };
+    if text_at(pod, &["metadata", "annotations", MIRROR_ANNOTATION]).is_empty() {
+        return Err(format!("pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"));
+    }
+    if text(&pod["spec"], "nodeName") != node {
+        return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+    }
+    if list(&pod["metadata"], "ownerReferences").iter().any(|owner| text(owner, "kind") != "Node" || text(owner, "name") != node) {
+        return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
+    }
+    if !text(&pod["spec"], "serviceAccountName").is_empty() {
+        return Err(format!("node {node:?} can not create pods that reference a service account"));
+    }
+    let reaches = |volume: &Value| ["secret", "configMap", "persistentVolumeClaim", "projected"].iter().any(|kind| field(volume, kind).is_some());
+    if list(&pod["spec"], "volumes").iter().any(reaches) {
+        return Err(format!("node {node:?} can not create pods that reference secrets, configmaps or persistentvolumeclaims"));
+    }
+    Ok(())
+}
+
+fn bound_here(pod: Option<&Value>, node: &str, what: &str) -> Result<(), String> {
+    let here = pod.is_some_and(|pod| text(&pod["spec"], "nodeName") == node);
+    if here { Ok(()) } else { Err(format!("node {node:?} can only {what} pods with spec.nodeName set to itself")) }
+}
+
+fn node(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
+    let named = request.object.as_ref().map_or(request.name, |object| text(&object["metadata"], "name"));
+    let name = if request.name.is_empty() { named } else { request.name };
+    if name != node {
+        return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
+    }
+    let Some(new) = &request.object else { return Ok(()) };
+    match request.old_object {
+        None => {
+            let labels: Vec<&str> = entries(&new["metadata"], "labels").map(|(key, _)| key.as_str()).filter(|key| is_foreign(key)).collect();
+            refuse(&labels, node, "is not allowed to set the following labels")?;
+            if list(&new["metadata"], "ownerReferences").is_empty() { Ok(()) } else { Err(format!("node {node:?} is not allowed to set owner references")) }
+        }
+        Some(old) => {
+            if new["spec"]["taints"] != old["spec"]["taints"] {
+                return Err(format!("node {node:?} is not allowed to modify taints"));
+            }
+            if new["metadata"]["ownerReferences"] != old["metadata"]["ownerReferences"] {
+                return Err(format!("node {node:?} is not allowed to modify ownerReferences"));
+            }
+            let changed = changed_labels(&new["metadata"]["labels"], &old["metadata"]["labels"]);
+            refuse(&changed, node, "is not allowed to modify labels")
+        }
+    }
+}
+
+fn refuse(labels: &[&str], node: &str, what: &str) -> Result<(), String> {
+    if labels.is_empty() { Ok(()) } else { Err(format!("node {node:?} {what}: {}", labels.join(", "))) }
+}
+
+fn changed_labels<'a>(new: &'a Value, old: &'a Value) -> Vec<&'a str> {
+    let maps = || [new, old].into_iter().filter_map(Value::as_object);
+    let mut changed: Vec<&str> = maps()
+        .flat_map(|map| map.keys())
+        .map(String::as_str)
+        .filter(|key| new.get(key) != old.get(key) && is_foreign(key))
+        .collect();
+    changed.sort_unstable();
+    changed.dedup();
+    changed
+}
+
+/// A label of the project's own domains that nodes may not set.
+fn is_foreign(key: &str) -> bool {
+    let Some((domain, _)) = key.split_once('/') else { return false };
+    let under = |suffix: &str| domain == suffix || domain.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'));
+    if under("node-restriction.kubernetes.io") {
+        return true;
+    }
+    if !under("kubernetes.io") && !under("k8s.io") {
+        return false;
+    }
+    !OWN_LABELS.contains(&key) && !OWN_PREFIXES.iter().any(|prefix| under(prefix))
+}
+
+/// A node may have tokens made for accounts of its pods.
+fn token(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
+    let Some(body) = &request.object else { return Ok(()) };
+    let bound = &body["spec"]["boundObjectRef"];
+    if text(bound, "kind") != "Pod" || text(bound, "name").is_empty() {
+        return Err("node requested token not bound to a pod".to_owned());
+    }
+    if text(bound, "uid").is_empty() {
+        return Err("node requested token with a pod binding without a uid".to_owned());
+    }
+    let pod = lookup::find(request.snapshot, GroupResource::new("", "pods"), request.namespace, text(bound, "name"));
+    let Some(pod) = pod else { return Err(format!("pod {:?} not found", text(bound, "name"))) };
+    if pod.meta.uid.as_str() != text(bound, "uid") {
+        return Err(format!("the UID in the bound object reference ({}) does not match the UID in record ({})", text(bound, "uid"), pod.meta.uid));
+    }
+    let here = pod.value().is_ok_and(|pod| text(&pod["spec"], "nodeName") == node);
+    if here { Ok(()) } else { Err("node requested token bound to a pod scheduled on a different node".to_owned()) }
+}
+
+fn claim(request: &AdmissionRequest<'_>, node: &str, subresource: &str) -> Result<(), String> {
+    match (subresource, request.operation) {
+        ("status", Op::Update) => Ok(()),
+        _ => Err(format!("node {node:?} may only update PVC status")),
+    }
+}
+
+fn lease(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
+    if request.namespace != LEASE_NAMESPACE {
+        return Err(format!("can only access leases in the {LEASE_NAMESPACE:?} system namespace"));
+    }
+    named_after(request, node, "lease")
+}
+
+fn named_after(request: &AdmissionRequest<'_>, node: &str, what: &str) -> Result<(), String> {
+    let named = request.object.as_ref().map_or(request.name, |object| text(&object["metadata"], "name"));
+    if named == node { Ok(()) } else { Err(format!("can only access {what} with the same name as the requesting node")) }
+}
+
+fn slice(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
+    let object = request.object.as_ref().or(request.old_object);
+    let here = object.is_some_and(|object| text(&object["spec"], "nodeName") == node);
+    if here { Ok(()) } else { Err("can only access ResourceSlices with the same node name as the requesting node".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{admission::testing::Case, authn::UserInfo};
+    use serde_json::json;
+
+    fn case() -> Case {
+        Case::new().by(UserInfo::new("system:node:a", &["system:nodes"]))
+    }
+
+    #[tokio::test]
+    async fn a_node_writes_only_itself() {
+        let case = case();
+        let node = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
+        let own = node("a", json!({"kubernetes.io/os": "linux", "x": "y", "node.kubernetes.io/z": "1"}));
+        assert!(case.create("", "nodes", "", own.clone()).validate(&NodeRestriction).await.is_ok());
+        let other = case.create("", "nodes", "", node("b", json!({}))).validate(&NodeRestriction).await.unwrap_err();
+        assert!(other.message.ends_with("node \"a\" is not allowed to modify node \"b\""), "{}", other.message);
+        let role = node("a", json!({"node-role.kubernetes.io/control-plane": ""}));
+        let error = case.create("", "nodes", "", role).validate(&NodeRestriction).await.unwrap_err();
+        assert!(error.message.ends_with("is not allowed to set the following labels: node-role.kubernetes.io/control-plane"));
+        let mut tainted = own.clone();
+        tainted["spec"] = json!({"taints": [{"key": "a"}]});
+        assert!(case.update("", "nodes", "", tainted, own).validate(&NodeRestriction).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_node_touches_only_its_pods() {
+        let case = case();
+        let pod = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
+        assert!(case.update("", "pods", "n", pod("a"), pod("a")).sub("status").validate(&NodeRestriction).await.is_ok());
+        assert!(case.update("", "pods", "n", pod("b"), pod("b")).sub("status").validate(&NodeRestriction).await.is_err());
+        assert!(case.update("", "pods", "n", pod("a"), pod("a")).validate(&NodeRestriction).await.is_err());
+        let mut mirror = pod("a");
+        assert!(case.create("", "pods", "n", mirror.clone()).validate(&NodeRestriction).await.is_err());
+        mirror["metadata"]["annotations"] = json!({MIRROR_ANNOTATION: "x"});
+        assert!(case.create("", "pods", "n", mirror).validate(&NodeRestriction).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn tokens_belong_to_pods_of_the_node() {
+        let pod = |name: &str, node: &str| {
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n", "uid": "u"}, "spec": {"nodeName": node}})
+        };
+        let case = case().with("", "pods", pod("here", "a")).with("", "pods", pod("there", "b"));
+        let ask = |name: &str| json!({"metadata": {"name": "sa"}, "spec": {"boundObjectRef": {"kind": "Pod", "name": name, "uid": "u"}}});
+        assert!(case.create("", "serviceaccounts", "n", ask("here")).sub("token").validate(&NodeRestriction).await.is_ok());
+        assert!(case.create("", "serviceaccounts", "n", ask("there")).sub("token").validate(&NodeRestriction).await.is_err());
+        assert!(case.create("", "serviceaccounts", "n", json!({"spec": {}})).sub("token").validate(&NodeRestriction).await.is_err());
+    }
+}

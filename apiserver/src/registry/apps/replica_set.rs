@@ -1,0 +1,57 @@
+//! ReplicaSets.
+
+use serde_json::Value;
+use skiff_api::Cause;
+
+use super::{selector_and_template, selector_is_immutable};
+use crate::registry::{
+    core::pod::defaults,
+    strategy::{Operation, RequestContext, Strategy},
+    validation::{Errors, Path, numbers::non_negative},
+    value::{child, default, entries, existing, set},
+};
+
+pub struct ReplicaSetStrategy;
+
+impl Strategy for ReplicaSetStrategy {
+    fn default(&self, _op: Operation<'_>, object: &mut Value) {
+        let labels = object["spec"]["template"]["metadata"]["labels"].clone();
+        if entries(&object["metadata"], "labels").next().is_none() && labels.as_object().is_some_and(|labels| !labels.is_empty()) {
+            set(child(object, "metadata"), "labels", labels);
+        }
+        let spec = child(object, "spec");
+        default(spec, "replicas", 1);
+        if let Some(template) = existing(spec, "template") {
+            defaults::template(template);
+        }
+    }
+
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        match op {
+            Operation::Create => spec(&mut errors, &object["spec"]),
+            Operation::Update { old } => {
+                spec(&mut errors, &object["spec"]);
+                selector_is_immutable(&mut errors, object, old);
+            }
+            Operation::Status { .. } => status(&mut errors, &object["status"]),
+            _ => {}
+        }
+        errors.into_causes()
+    }
+}
+
+fn spec(errors: &mut Errors, spec: &Value) {
+    let path = Path::new("spec");
+    for name in ["replicas", "minReadySeconds"] {
+        non_negative(errors, &path.child(name), &spec[name]);
+    }
+    selector_and_template(errors, spec, "replicaset");
+}
+
+fn status(errors: &mut Errors, status: &Value) {
+    let path = Path::new("status");
+    for name in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
+        non_negative(errors, &path.child(name), &status[name]);
+    }
+}

@@ -1,0 +1,105 @@
+//! StatefulSets.
+
+use serde_json::Value;
+use skiff_api::Cause;
+
+use super::selector_and_template;
+use crate::registry::{
+    core::{
+        persistent_volume_claim,
+        pod::{defaults, update::changes},
+    },
+    strategy::{Operation, RequestContext, Strategy},
+    validation::{Errors, Path, numbers::non_negative},
+    value::{child, copy_field, default, default_text, existing, field, items, text},
+};
+
+/// What an update may change.
+const MUTABLE: [&str; 7] = [
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+const FIXED: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', \
+     'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+
+pub struct StatefulSetStrategy;
+
+impl Strategy for StatefulSetStrategy {
+    fn default(&self, _op: Operation<'_>, object: &mut Value) {
+        let spec = child(object, "spec");
+        default(spec, "replicas", 1);
+        default(spec, "revisionHistoryLimit", 10);
+        default_text(spec, "podManagementPolicy", "OrderedReady");
+        let update = child(spec, "updateStrategy");
+        default_text(update, "type", "RollingUpdate");
+        if text(update, "type") == "RollingUpdate" {
+            default(child(update, "rollingUpdate"), "partition", 0);
+        }
+        let retention = child(spec, "persistentVolumeClaimRetentionPolicy");
+        default_text(retention, "whenDeleted", "Retain");
+        default_text(retention, "whenScaled", "Retain");
+        for claim in items(spec, "volumeClaimTemplates") {
+            default_text(claim, "apiVersion", "v1");
+            default_text(claim, "kind", "PersistentVolumeClaim");
+            persistent_volume_claim::defaults(claim);
+            default_text(child(claim, "status"), "phase", "Pending");
+        }
+        if let Some(template) = existing(spec, "template") {
+            defaults::template(template);
+        }
+    }
+
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        match op {
+            Operation::Create => spec(&mut errors, &object["spec"]),
+            Operation::Update { old } => {
+                spec(&mut errors, &object["spec"]);
+                update(&mut errors, &object["spec"], &old["spec"]);
+            }
+            _ => {}
+        }
+        errors.into_causes()
+    }
+}
+
+fn spec(errors: &mut Errors, spec: &Value) {
+    let path = Path::new("spec");
+    for name in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
+        non_negative(errors, &path.child(name), &spec[name]);
+    }
+    errors.one_of(&path.child("podManagementPolicy"), text(spec, "podManagementPolicy"), &["OrderedReady", "Parallel"]);
+    let strategy = &spec["updateStrategy"];
+    let strategy_path = path.child("updateStrategy");
+    match text(strategy, "type") {
+        "OnDelete" if field(strategy, "rollingUpdate").is_some() => {
+            errors.invalid(&strategy_path.child("rollingUpdate"), &strategy["rollingUpdate"], "only allowed for updateStrategy 'RollingUpdate'");
+        }
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            non_negative(errors, &strategy_path.child("rollingUpdate").child("partition"), &strategy["rollingUpdate"]["partition"]);
+        }
+        other => errors.invalid(&strategy_path, other, "must be 'RollingUpdate' or 'OnDelete'"),
+    }
+    let retention = path.child("persistentVolumeClaimRetentionPolicy");
+    for name in ["whenDeleted", "whenScaled"] {
+        errors.one_of(&retention.child(name), text(&spec["persistentVolumeClaimRetentionPolicy"], name), &["Delete", "Retain"]);
+    }
+    non_negative(errors, &path.child("ordinals").child("start"), &spec["ordinals"]["start"]);
+    selector_and_template(errors, spec, "statefulset");
+}
+
+fn update(errors: &mut Errors, new: &Value, old: &Value) {
+    let mut allowed = new.clone();
+    for name in MUTABLE {
+        copy_field(&mut allowed, old, name);
+    }
+    if !changes(&allowed, old).is_empty() {
+        errors.forbidden(&Path::new("spec"), FIXED);
+    }
+}

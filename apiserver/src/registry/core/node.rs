@@ -1,0 +1,73 @@
+//! Nodes.
+
+use serde_json::Value;
+use skiff_api::Cause;
+
+use super::pod::scheduling;
+use crate::registry::{
+    strategy::{Operation, RequestContext, Strategy},
+    validation::{Errors, Path, formats},
+    value::{child, copy_field, entries, existing, field, items_mut, list, same, text},
+};
+
+pub struct NodeStrategy;
+
+impl Strategy for NodeStrategy {
+    fn default(&self, _op: Operation<'_>, object: &mut Value) {
+        if let Some(status) = existing(object, "status")
+            && entries(status, "allocatable").next().is_none()
+            && field(status, "capacity").is_some()
+        {
+            let capacity = status["capacity"].clone();
+            crate::registry::value::set(status, "allocatable", capacity);
+        }
+        pod_cidrs(object);
+    }
+
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        let spec_path = Path::new("spec");
+        let spec = &object["spec"];
+        scheduling::taints(&mut errors, &spec_path.child("taints"), list(spec, "taints"));
+        let cidrs = spec_path.child("podCIDRs");
+        for (i, cidr) in list(spec, "podCIDRs").iter().filter_map(Value::as_str).enumerate() {
+            errors.invalid_all(&cidrs.index(i), cidr, formats::cidr(cidr));
+        }
+        if let Operation::Update { old } = op {
+            update(&mut errors, &spec_path, spec, &old["spec"]);
+        }
+        errors.into_causes()
+    }
+
+    fn has_generation(&self, _object: &Value) -> bool {
+        false
+    }
+}
+
+/// `podCIDR` and the first of `podCIDRs` are one value.
+fn pod_cidrs(object: &mut Value) {
+    let spec = child(object, "spec");
+    let one = text(spec, "podCIDR").to_owned();
+    match list(spec, "podCIDRs").first().and_then(Value::as_str) {
+        None if !one.is_empty() => items_mut(spec, "podCIDRs").push(one.into()),
+        Some(first) if one.is_empty() => {
+            let first = first.to_owned();
+            crate::registry::value::set(spec, "podCIDR", first);
+        }
+        _ => {}
+    }
+}
+
+fn update(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
+    if !list(old, "podCIDRs").is_empty() && !same(new, old, "podCIDRs") {
+        errors.forbidden(&path.child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid");
+    }
+    if !text(old, "providerID").is_empty() && text(old, "providerID") != text(new, "providerID") {
+        errors.forbidden(&path.child("providerID"), "node updates may not change providerID except from \"\" to valid");
+    }
+}
+
+/// Status of a registering node: kept, because a node brings it along.
+pub fn keep_status(object: &mut Value, given: &Value) {
+    copy_field(object, given, "status");
+}

@@ -1,0 +1,45 @@
+//! ResourceQuotas.
+
+use serde_json::Value;
+use skiff_api::Cause;
+
+use super::pod::resources::resource_quantity;
+use crate::registry::{
+    strategy::{Operation, RequestContext, Strategy},
+    validation::{Errors, Path, formats},
+    value::{entries, list, same},
+};
+
+pub const SCOPES: [&str; 6] =
+    ["BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating"];
+
+pub struct ResourceQuotaStrategy;
+
+impl Strategy for ResourceQuotaStrategy {
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        let path = Path::new("spec");
+        let spec = &object["spec"];
+        let hard = path.child("hard");
+        for (name, quantity) in entries(spec, "hard") {
+            errors.invalid_all(&hard.key(name), name, formats::qualified_name(name));
+            resource_quantity(&mut errors, &hard.key(name), name, quantity);
+        }
+        let scopes = path.child("scopes");
+        for scope in list(spec, "scopes").iter().filter_map(Value::as_str) {
+            if !SCOPES.contains(&scope) {
+                errors.invalid(&scopes, scope, "unsupported scope");
+            }
+        }
+        if let Operation::Update { old } = op
+            && !same(spec, &old["spec"], "scopes")
+        {
+            errors.invalid(&scopes, &spec["scopes"], "field is immutable");
+        }
+        errors.into_causes()
+    }
+
+    fn has_generation(&self, _object: &Value) -> bool {
+        false
+    }
+}

@@ -1,0 +1,148 @@
+//! Group `storage.k8s.io`.
+
+use serde_json::{Value, json};
+use skiff_api::Cause;
+
+use super::{
+    strategy::{Operation, RequestContext, Strategy},
+    validation::{Errors, Path, formats},
+    value::{child, default, default_text, entries, field, list, same, text},
+};
+
+/// StorageClasses.
+pub struct StorageClassStrategy;
+
+impl Strategy for StorageClassStrategy {
+    fn default(&self, _op: Operation<'_>, object: &mut Value) {
+        default_text(object, "reclaimPolicy", "Delete");
+        default_text(object, "volumeBindingMode", "Immediate");
+    }
+
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        match text(object, "provisioner") {
+            "" => errors.required(&Path::new("provisioner"), ""),
+            name => errors.invalid_all(&Path::new("provisioner"), name, formats::qualified_name(&name.to_lowercase())),
+        }
+        let parameters = Path::new("parameters");
+        for (key, _) in entries(object, "parameters") {
+            if key.is_empty() {
+                errors.invalid(&parameters, "", "field can not be empty.");
+            }
+        }
+        errors.one_of(&Path::new("reclaimPolicy"), text(object, "reclaimPolicy"), &["Delete", "Retain"]);
+        errors.one_of(&Path::new("volumeBindingMode"), text(object, "volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
+        if let Operation::Update { old } = op {
+            for name in ["parameters", "provisioner", "reclaimPolicy"] {
+                if !same(object, old, name) {
+                    errors.forbidden(&Path::new(name), if name == "reclaimPolicy" { "updates to reclaimPolicy are forbidden." } else { "updates to parameters are forbidden." });
+                }
+            }
+            errors.immutable(&Path::new("volumeBindingMode"), &object["volumeBindingMode"], &old["volumeBindingMode"]);
+        }
+        errors.into_causes()
+    }
+}
+
+/// CSIDrivers.
+pub struct CsiDriverStrategy;
+
+impl Strategy for CsiDriverStrategy {
+    fn default(&self, _op: Operation<'_>, object: &mut Value) {
+        let spec = child(object, "spec");
+        default(spec, "attachRequired", true);
+        default(spec, "podInfoOnMount", false);
+        default(spec, "storageCapacity", false);
+        default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        default(spec, "requiresRepublish", false);
+        default(spec, "seLinuxMount", false);
+        if list(spec, "volumeLifecycleModes").is_empty() {
+            super::value::set(spec, "volumeLifecycleModes", json!(["Persistent"]));
+        }
+    }
+
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        let path = Path::new("spec");
+        let spec = &object["spec"];
+        if let Some(policy) = field(spec, "fsGroupPolicy").and_then(Value::as_str) {
+            errors.one_of(&path.child("fsGroupPolicy"), policy, &["File", "None", "ReadWriteOnceWithFSType"]);
+        }
+        let modes = path.child("volumeLifecycleModes");
+        for mode in list(spec, "volumeLifecycleModes").iter().filter_map(Value::as_str) {
+            errors.one_of(&modes, mode, &["Ephemeral", "Persistent"]);
+        }
+        if let Operation::Update { old } = op {
+            for name in ["attachRequired", "volumeLifecycleModes"] {
+                errors.immutable(&path.child(name), &spec[name], &old["spec"][name]);
+            }
+        }
+        errors.into_causes()
+    }
+}
+
+/// CSINodes: what drivers say about a node.
+pub struct CsiNodeStrategy;
+
+impl Strategy for CsiNodeStrategy {
+    fn validate(&self, _context: &RequestContext<'_>, _op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        let path = Path::new("spec");
+        let drivers_path = path.child("drivers");
+        let drivers = list(&object["spec"], "drivers");
+        for (i, driver) in drivers.iter().enumerate() {
+            let path = drivers_path.index(i);
+            for name in ["name", "nodeID"] {
+                if text(driver, name).is_empty() {
+                    errors.required(&path.child(name), "");
+                }
+            }
+            if drivers[..i].iter().any(|other| text(other, "name") == text(driver, "name")) {
+                errors.duplicate(&path.child("name"), text(driver, "name"));
+            }
+        }
+        errors.into_causes()
+    }
+}
+
+/// VolumeAttachments: `spec` never changes.
+pub struct VolumeAttachmentStrategy;
+
+impl Strategy for VolumeAttachmentStrategy {
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        let path = Path::new("spec");
+        for name in ["attacher", "nodeName"] {
+            if text(&object["spec"], name).is_empty() {
+                errors.required(&path.child(name), "");
+            }
+        }
+        if let Operation::Update { old } = op {
+            errors.immutable(&path, &object["spec"], &old["spec"]);
+        }
+        errors.into_causes()
+    }
+}
+
+/// VolumeAttributesClasses: driver and parameters never change.
+pub struct VolumeAttributesClassStrategy;
+
+impl Strategy for VolumeAttributesClassStrategy {
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        if text(object, "driverName").is_empty() {
+            errors.required(&Path::new("driverName"), "");
+        }
+        if entries(object, "parameters").next().is_none() {
+            errors.required(&Path::new("parameters"), "must contain at least one key/value pair");
+        }
+        if let Operation::Update { old } = op {
+            for name in ["driverName", "parameters"] {
+                if !same(object, old, name) {
+                    errors.forbidden(&Path::new(name), format!("updates to {name} are forbidden."));
+                }
+            }
+        }
+        errors.into_causes()
+    }
+}
