@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::kv::Event;
-use crate::limits::{RING_BYTES_MAX, RING_EVENTS_MAX, WATCH_BATCH_EVENTS};
+use crate::limits::{RING_BYTES_MAX, RING_EVENTS_MAX, WATCH_BATCH_BYTES, WATCH_BATCH_EVENTS};
 use crate::range::{KeyRange, RangeEnd};
 use crate::revision::Revision;
 
@@ -172,13 +172,15 @@ impl State {
     fn ring_from(&self, from: Revision, range: &KeyRange) -> (Vec<Arc<Event>>, Option<Revision>) {
         let start = self.ring.partition_point(|event| event.kv.mod_revision < from);
         let mut events: Vec<Arc<Event>> = Vec::new();
+        let mut bytes = 0;
         for event in self.ring.range(start..) {
             let at = event.kv.mod_revision;
-            let full = events.len() >= WATCH_BATCH_EVENTS;
+            let full = events.len() >= WATCH_BATCH_EVENTS || bytes >= WATCH_BATCH_BYTES;
             if full && events.last().is_some_and(|last| last.kv.mod_revision < at) {
                 return (events, Some(at));
             }
             if range.contains(&event.kv.key) {
+                bytes += event.weight();
                 events.push(event.clone());
             }
         }

@@ -1,6 +1,6 @@
 //! A revisioned key-value store with etcd's semantics, over SQLite or memory.
 //!
-//! What: [`Store`] is the in-process API; the gRPC face serves the same store as etcd v3.
+//! What: [`Store`] is the in-process API; [`grpc`] serves the same store as etcd v3.
 //! Why: the API server needs compare-and-swap, one global order of changes, and
 //! watches that can resume; stock etcd clients need the same over a socket.
 //! How and why it survives a crash is argued in `docs/store.md`.
@@ -14,6 +14,8 @@ mod commands;
 mod error;
 mod eval;
 mod gather;
+pub mod grpc;
+mod hash;
 mod hub;
 mod inbox;
 mod index;
@@ -34,6 +36,7 @@ mod watcher;
 mod writer;
 
 pub use error::{Error, Result};
+pub use hash::HistoryHash;
 pub use kv::{Event, EventKind, KeyValue};
 pub use lessor::{LeaseId, LeaseTtl};
 pub use range::{KeyRange, RangeEnd, RangeRequest, RangeResponse, SortOrder, SortTarget};
@@ -43,4 +46,4 @@ pub use txn::{
     Compare, CompareResult, CompareTarget, DeleteRequest, DeleteResponse, Op, OpResponse, PutRequest, PutResponse, Txn,
     TxnResponse,
 };
-pub use watcher::{WatchMessage, WatchRequest, Watcher};
+pub use watcher::{Progress, WatchMessage, WatchRequest, Watcher};

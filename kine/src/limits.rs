@@ -17,8 +17,10 @@ pub const TXN_DEPTH_MAX: usize = 16;
 
 /// Keys visited under one read lock; longer ranges release it in between.
 pub const SCAN_CHUNK_KEYS: usize = 1024;
-/// Records read from the log in one step, for historic values and replays.
+/// Records read from the log in one step of a replay.
 pub const LOG_PAGE_RECORDS: usize = 512;
+/// Bytes of records read in one step of a replay, at least one record.
+pub const LOG_PAGE_BYTES: usize = 2 << 20;
 /// Reader connections kept open. More historic reads at once wait.
 pub const LOG_READERS_MAX: usize = 2;
 
@@ -28,6 +30,8 @@ pub const RING_EVENTS_MAX: usize = 16_384;
 pub const RING_BYTES_MAX: usize = 8 << 20;
 /// Events in one delivery, extended to the end of a revision.
 pub const WATCH_BATCH_EVENTS: usize = 1000;
+/// Bytes in one delivery, extended to the end of a revision.
+pub const WATCH_BATCH_BYTES: usize = 2 << 20;
 
 /// Time one background slice may take.
 pub const SLICE: Duration = Duration::from_millis(1);
@@ -57,9 +61,13 @@ pub const RETENTION_SAMPLES: u32 = 10;
 
 /// Watches on one gRPC stream. More: the stream's create request is refused.
 pub const STREAM_WATCHES_MAX: usize = 10_000;
-/// Responses queued on one gRPC stream before its watchers wait.
-pub const STREAM_RESPONSES: usize = 16;
 /// Bytes of one watch response before a fragmenting watcher splits it.
 pub const FRAGMENT_BYTES: usize = 1 << 20;
+/// Largest gRPC request, as etcd's default. More: `Error::RequestTooLarge`.
+pub const GRPC_REQUEST_BYTES_MAX: usize = 1_572_864;
+/// Largest gRPC message that is read at all.
+pub const GRPC_DECODE_BYTES_MAX: usize = GRPC_REQUEST_BYTES_MAX + 512 * 1024;
+/// How long open calls may take to end when the server stops.
+pub const GRPC_STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Time without events after which a gRPC watch that asked for it is told the revision.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);

@@ -76,6 +76,11 @@ impl KeyRange {
         }
     }
 
+    /// True if no key can lie inside.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        matches!(&self.end, RangeEnd::Before(end) if *end <= self.start)
+    }
+
     /// The prefix this range stands for, if it is one.
     pub(crate) fn as_prefix(&self) -> Option<Bytes> {
         match &self.end {

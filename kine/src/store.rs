@@ -188,7 +188,7 @@ impl Store {
         Ok(Store { owner: Arc::new(Owner { shared, thread: Mutex::new(Some(thread)) }) })
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.owner.shared
     }
 

@@ -1,15 +1,17 @@
 //! A watcher: a cursor over history that turns into waiting when it reaches the present.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Error, Result};
 use crate::hub::{Poll, Subscription};
 use crate::kv::{Event, EventKind};
-use crate::limits::LOG_PAGE_RECORDS;
-use crate::log::Record;
+use crate::limits::{LOG_PAGE_BYTES, LOG_PAGE_RECORDS};
+use crate::log::{LogError, LogReader, Record};
 use crate::range::KeyRange;
 use crate::revision::{RecordId, Revision};
 use crate::store::Shared;
@@ -61,8 +63,22 @@ pub struct Watcher {
     cursor: Option<Revision>,
     registered_at: Revision,
     progress_due: Option<Instant>,
-    /// Progress was asked for and is not yet reported.
-    progress_wanted: bool,
+    progress: Progress,
+}
+
+/// Asks a watcher for progress, also while somebody waits in [`Watcher::next`].
+#[derive(Clone)]
+pub struct Progress {
+    wanted: Arc<AtomicBool>,
+    wake: Arc<Notify>,
+}
+
+impl Progress {
+    /// Makes [`Watcher::next`] report progress as soon as it has caught up.
+    pub fn request(&self) {
+        self.wanted.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
 }
 
 impl Watcher {
@@ -74,7 +90,8 @@ impl Watcher {
         }
         let (subscription, registered_at) = shared.hub.subscribe(request.range.clone(), start);
         let progress_due = request.progress_interval.map(|interval| Instant::now() + interval);
-        Ok(Watcher { shared, subscription, request, cursor: None, registered_at, progress_due, progress_wanted: false })
+        let progress = Progress { wanted: Arc::default(), wake: subscription.wake.clone() };
+        Ok(Watcher { shared, subscription, request, cursor: None, registered_at, progress_due, progress })
     }
 
     /// The store's last published revision when the watch was registered.
@@ -82,9 +99,9 @@ impl Watcher {
         self.registered_at
     }
 
-    /// Makes [`Watcher::next`] report progress as soon as it has caught up.
-    pub fn request_progress(&mut self) {
-        self.progress_wanted = true;
+    /// A handle to ask for progress.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// The next events or progress. Fails with [`Error::Compacted`] if history was compacted
@@ -112,7 +129,7 @@ impl Watcher {
                 }
                 Poll::Synced(revision) => {
                     self.cursor = None;
-                    if std::mem::take(&mut self.progress_wanted) {
+                    if self.progress.wanted.swap(false, Ordering::Acquire) {
                         return Ok(WatchMessage::Progress(revision));
                     }
                     let Some(due) = self.progress_due else {
@@ -122,7 +139,7 @@ impl Watcher {
                     tokio::select! {
                         () = self.subscription.wake.notified() => {}
                         () = sleep_until(due) => {
-                            self.progress_wanted = true;
+                            self.progress.wanted.store(true, Ordering::Release);
                             self.postpone_progress();
                         }
                     }
@@ -195,18 +212,19 @@ impl Watcher {
     }
 }
 
-/// At least one page of records, ending where a revision ends.
-fn whole_page(reader: &mut dyn crate::log::LogReader, from: Revision) -> Result<Vec<Record>, crate::log::LogError> {
-    let mut records = reader.records(RecordId::first_of(from), LOG_PAGE_RECORDS)?;
-    let mut full = records.len() == LOG_PAGE_RECORDS;
-    while full {
-        let Some(last) = records.last().map(|record| record.id) else { break };
-        let page = reader.records(last.next(), LOG_PAGE_RECORDS)?;
-        full = page.len() == LOG_PAGE_RECORDS;
+/// About a page of records, ending where a revision ends.
+fn whole_page(reader: &mut dyn LogReader, from: Revision) -> Result<Vec<Record>, LogError> {
+    let first = RecordId::first_of(from);
+    let mut records = reader.records(first, LOG_PAGE_RECORDS, LOG_PAGE_BYTES)?;
+    // The last revision may go on behind the page.
+    while let Some(last) = records.last().map(|record| record.id) {
+        let page = reader.records(last.next(), LOG_PAGE_RECORDS, LOG_PAGE_BYTES)?;
+        let read = page.len();
         let before = records.len();
-        let same = page.into_iter().take_while(|r| r.id.revision() == last.revision());
-        records.extend(same);
-        full = full && records.len() - before == LOG_PAGE_RECORDS;
+        records.extend(page.into_iter().take_while(|r| r.id.revision() == last.revision()));
+        if read == 0 || records.len() - before < read {
+            break;
+        }
     }
     Ok(records)
 }

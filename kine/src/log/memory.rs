@@ -61,9 +61,15 @@ struct MemoryReader {
 }
 
 impl LogReader for MemoryReader {
-    fn records(&mut self, from: RecordId, count: usize) -> Result<Vec<Record>, LogError> {
+    fn records(&mut self, from: RecordId, count: usize, bytes: usize) -> Result<Vec<Record>, LogError> {
         let records = self.records.lock();
-        Ok(records.range(from..).take(count).map(|(_, record)| record.clone()).collect())
+        let mut used = 0;
+        let page = records.range(from..).take(count).map(|(_, record)| record).take_while(|r| {
+            let room = used < bytes;
+            used += r.weight();
+            room
+        });
+        Ok(page.cloned().collect())
     }
 
     fn get(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, LogError> {
@@ -73,8 +79,7 @@ impl LogReader for MemoryReader {
 
     fn size(&mut self) -> Result<LogSize, LogError> {
         let records = self.records.lock();
-        let bytes: usize =
-            records.values().map(|r| size_of::<Record>() + r.key.len() + r.value.as_ref().map_or(0, |v| v.len())).sum();
+        let bytes: usize = records.values().map(|record| size_of::<Record>() + record.weight()).sum();
         Ok(LogSize { allocated: bytes as u64, in_use: bytes as u64 })
     }
 }

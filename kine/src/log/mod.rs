@@ -117,8 +117,9 @@ pub(crate) trait Log: Send {
 
 /// Reads committed records beside the writer.
 pub(crate) trait LogReader: Send {
-    /// At most `count` records from `from` on, in id order.
-    fn records(&mut self, from: RecordId, count: usize) -> Result<Vec<Record>, LogError>;
+    /// Records from `from` on, in id order: at most `count`, and no more once they hold
+    /// `bytes`. Empty only at the end.
+    fn records(&mut self, from: RecordId, count: usize, bytes: usize) -> Result<Vec<Record>, LogError>;
 
     /// The records with these ids; `None` for those that compaction has removed.
     fn get(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, LogError>;
@@ -128,6 +129,11 @@ pub(crate) trait LogReader: Send {
 }
 
 impl Record {
+    /// Bytes of key and value.
+    pub(crate) fn weight(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+
     /// As readers see it; a tombstone shows key and revision only.
     pub(crate) fn key_value(&self) -> KeyValue {
         let tombstone = self.value.is_none();

@@ -280,15 +280,23 @@ struct SqliteReader {
 }
 
 impl LogReader for SqliteReader {
-    fn records(&mut self, from: RecordId, count: usize) -> Result<Vec<Record>, LogError> {
+    fn records(&mut self, from: RecordId, count: usize, bytes: usize) -> Result<Vec<Record>, LogError> {
         let read = || {
             let sql = format!("SELECT {COLUMNS} FROM log WHERE id >= ?1 ORDER BY id LIMIT ?2");
             let mut statement = self.connection.prepare_cached(&sql)?;
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            let rows = statement.query_map(params![from.0.cast_signed(), count], record)?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
+            let mut rows = statement.query(params![from.0.cast_signed(), count])?;
+            let (mut page, mut used) = (Vec::new(), 0);
+            while used < bytes
+                && let Some(row) = rows.next()?
+            {
+                let record = record(row)?;
+                used += record.weight();
+                page.push(record);
+            }
+            Ok(page)
         };
-        read().map_err(|e| describe(&e))
+        read().map_err(|e: rusqlite::Error| describe(&e))
     }
 
     fn get(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, LogError> {

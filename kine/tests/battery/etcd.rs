@@ -1,0 +1,68 @@
+//! A real etcd on loopback, with a folder of its own, ended with the test.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+pub struct Etcd {
+    child: Child,
+    pub url: String,
+    _folder: TempDir,
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Starts etcd and waits until it accepts connections.
+pub async fn start() -> Etcd {
+    let folder = tempfile::tempdir().unwrap();
+    // A port can be taken between asking and binding: try again with another.
+    for _ in 0..5 {
+        let (client, peer) = (free_port(), free_port());
+        let url = format!("http://127.0.0.1:{client}");
+        let peer = format!("http://127.0.0.1:{peer}");
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", "default", "--data-dir"])
+            .arg(folder.path().join(client.to_string()))
+            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .args(["--heartbeat-interval", "20", "--election-timeout", "100"])
+            .env("GODEBUG", "")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("start etcd: {error}; this test needs the real etcd: apt-get install etcd-server etcd-client")
+        });
+        let mut etcd = Etcd { child, url, _folder: tempfile::tempdir().unwrap() };
+        if ready(&mut etcd, client).await {
+            etcd._folder = folder;
+            return etcd;
+        }
+    }
+    panic!("etcd did not start on any of five ports");
+}
+
+async fn ready(etcd: &mut Etcd, port: u16) -> bool {
+    for _ in 0..600 {
+        if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            return true;
+        }
+        if etcd.child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    false
+}

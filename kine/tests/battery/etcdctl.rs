@@ -1,0 +1,147 @@
+//! Stock etcdctl: the same script, the same output, from a real etcd and from ours.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use crate::grpc::{Remote, real_etcd, sqlite};
+
+/// Numbers that differ between any two clusters.
+const PRIVATE_FIELDS: [&str; 4] = ["\"ClusterID\"", "\"MemberID\"", "\"RaftTerm\"", "\"Lease\""];
+
+fn etcdctl(endpoint: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").args(["--endpoints", endpoint]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs one command; the answer is what a person sees, without private numbers.
+fn run(endpoint: &str, arguments: &[&str], input: &str) -> String {
+    let spawned = etcdctl(endpoint, arguments).spawn();
+    let mut child = spawned.unwrap_or_else(|error| panic!("{error}; this test needs: apt-get install etcd-client"));
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = format!(
+        "{} {}{}",
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    plain(&text)
+}
+
+fn plain(text: &str) -> String {
+    let lines = text.lines().filter(|line| !PRIVATE_FIELDS.iter().any(|field| line.contains(field)));
+    // Errors begin with a structure that holds time and address.
+    let lines = lines.map(|line| match line.find("Error: ") {
+        Some(start) => &line[start..],
+        None => line,
+    });
+    let lines = lines.filter(|line| !line.starts_with("{\"level\""));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Everything a script shows, one entry per command.
+fn script(endpoint: &str) -> Vec<(String, String)> {
+    let commands: [(&[&str], &str); 33] = [
+        (&["put", "a", "1"], ""),
+        (&["put", "--prev-kv", "a", "2"], ""),
+        (&["get", "a"], ""),
+        (&["get", "a", "-w", "fields"], ""),
+        (&["get", "--rev=2", "a"], ""),
+        (&["get", "--rev=99", "a"], ""),
+        (&["put", "b/1", "x"], ""),
+        (&["put", "b/2", "y"], ""),
+        (&["get", "--prefix", "b/"], ""),
+        (&["get", "--prefix", "--keys-only", ""], ""),
+        (&["get", "--prefix", "--limit=1", "-w", "fields", "b/"], ""),
+        (&["get", "--from-key", "--sort-by=MODIFY", "--order=DESCEND", "a"], ""),
+        (&["get", "--prefix", "--count-only", "-w", "fields", ""], ""),
+        (&["get", "--print-value-only", "b/1"], ""),
+        (&["txn"], "mod(\"a\") = \"3\"\n\nput a 3\nget a\n\nget b/1\n\n"),
+        (&["txn"], "value(\"a\") = \"2\"\n\nput a 4\n\nget b/1\ndel b/2\n\n"),
+        (&["txn"], "create(\"new\") = \"0\"\n\nput new 1\n\n\n"),
+        (&["txn"], "version(\"new\") > \"0\"\n\nput new 2\nput new 3\n\n\n"),
+        (&["put", "--ignore-value", "missing"], ""),
+        (&["put", "--lease=77", "leased", "x"], ""),
+        (&["del", "--prev-kv", "b/1"], ""),
+        (&["del", "none"], ""),
+        (&["lease", "list"], ""),
+        (&["lease", "timetolive", "1234"], ""),
+        (&["lease", "revoke", "1234"], ""),
+        (&["compaction", "4"], ""),
+        (&["compaction", "4"], ""),
+        (&["get", "--rev=3", "a"], ""),
+        (&["get", "--rev=4", "a"], ""),
+        (&["watch", "--rev=2", "a"], ""),
+        (&["alarm", "list"], ""),
+        (&["user", "list"], ""),
+        (&["get", "--prefix", "-w", "fields", ""], ""),
+    ];
+    let show = |(arguments, input): (&[&str], &str)| (arguments.join(" "), run(endpoint, arguments, input));
+    commands.into_iter().map(show).collect()
+}
+
+/// A live watch, and a lease from grant to revocation; ids are the only difference.
+fn watch_and_lease(endpoint: &str) -> Vec<String> {
+    let granted = run(endpoint, &["lease", "grant", "600"], "");
+    let id = granted.split_whitespace().nth(2).expect("an id").to_owned();
+    let watching = etcdctl(endpoint, &["watch", "--prefix", "--prev-kv", "--rev=5", "w/"]).spawn();
+    let mut watch = watching.unwrap();
+    let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let lease = format!("--lease={id}");
+    let mut shown = vec![
+        granted,
+        run(endpoint, &["put", &lease, "w/1", "one"], ""),
+        run(endpoint, &["lease", "keep-alive", "--once", &id], ""),
+        run(endpoint, &["lease", "list"], ""),
+        run(endpoint, &["put", "w/2", "two"], ""),
+        run(endpoint, &["lease", "revoke", &id], ""),
+        run(endpoint, &["get", "--prefix", "w/"], ""),
+    ];
+    // PUT w/1, PUT w/2, DELETE w/1 with the previous pair: kind, then key and value lines.
+    shown.extend(lines.map(Result::unwrap).take(13));
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    shown.into_iter().map(|line| line.replace(&id, "<lease>")).collect()
+}
+
+fn both(f: impl Fn(&str) -> Vec<(String, String)> + Send + Clone + 'static, remotes: [&Remote; 2]) {
+    let [etcd, ours] = remotes.map(|remote| f(&remote.endpoint));
+    for (theirs, ours) in etcd.iter().zip(&ours) {
+        assert_eq!(theirs, ours);
+    }
+    assert_eq!(etcd.len(), ours.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_script_shows_the_same() {
+    let (etcd, ours) = (real_etcd().await, sqlite().await);
+    tokio::task::block_in_place(|| both(script, [&etcd, &ours]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_and_a_lease_show_the_same() {
+    let (etcd, ours) = (real_etcd().await, sqlite().await);
+    let numbered = |endpoint: &str| {
+        watch_and_lease(endpoint).into_iter().enumerate().map(|(i, line)| (i.to_string(), line)).collect()
+    };
+    tokio::task::block_in_place(|| both(numbered, [&etcd, &ours]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoint_and_member_commands_work() {
+    let ours = sqlite().await;
+    tokio::task::block_in_place(|| {
+        for arguments in [
+            &["endpoint", "health"][..],
+            &["endpoint", "status", "-w", "table"],
+            &["endpoint", "hashkv"],
+            &["member", "list"],
+            &["defrag"],
+        ] {
+            let shown = run(&ours.endpoint, arguments, "");
+            assert!(shown.starts_with("0 "), "{arguments:?}: {shown}");
+        }
+    });
+}
