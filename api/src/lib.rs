@@ -13,6 +13,8 @@ pub mod json_path;
 pub mod metadata;
 pub mod names;
 pub mod object;
+pub mod patch;
+pub mod printers;
 pub mod quantity;
 pub mod resource;
 pub mod resources;

@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use super::build::{Describe, row, storage_version_hash};
-use crate::resource::Resource;
+use crate::{printers::workloads, resource::Resource};
 
 pub(super) fn rows() -> Vec<Resource> {
     vec![
-        row("batch", "v1", "CronJob", "cronjobs").short(&["cj"]).in_all().status(),
+        row("batch", "v1", "CronJob", "cronjobs").columns(workloads::cron_jobs()).short(&["cj"]).in_all().status(),
         row("batch", "v1", "Job", "jobs")
+            .columns(workloads::jobs())
             .in_all()
             .status()
             .select_by("status.successful", |job| {
@@ -23,6 +24,7 @@ pub(super) fn rows() -> Vec<Resource> {
 /// Both versions show the same objects, stored as v2.
 fn autoscalers(version: &'static str) -> Resource {
     row("autoscaling", version, "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+        .columns(workloads::autoscalers())
         .short(&["hpa"])
         .in_all()
         .status()

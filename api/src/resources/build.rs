@@ -6,7 +6,8 @@ use serde_json::Value;
 use crate::{
     GroupResource, GroupVersionKind,
     group_version::Name,
-    resource::{Column, ColumnSource, FieldSource, Origin, Resource, SelectableField, Subresource, Verb, Verbs},
+    printers,
+    resource::{Column, FieldSource, Origin, Resource, SelectableField, Subresource, Verb, Verbs},
     schema::Root,
 };
 
@@ -37,7 +38,7 @@ pub(super) fn row(group: &'static str, version: &'static str, kind: &'static str
         storage_version_hash: storage_version_hash(group, version, kind).into(),
         status_isolated: false,
         selectable_fields: Vec::new(),
-        columns: vec![name(), age()],
+        columns: vec![printers::name(), printers::age()],
         schema: Root::for_kind(&GroupVersionKind::new(group, version, kind)),
         create_on_update: false,
         unconditional_update: true,
@@ -167,32 +168,6 @@ pub fn storage_version_hash(group: &str, version: &str, kind: &str) -> String {
     let text = format!("{group}/{version}/{kind}");
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     base64::engine::general_purpose::STANDARD.encode(&digest.as_ref()[..8])
-}
-
-/// The NAME column.
-pub(super) fn name() -> Column {
-    Column {
-        name: "Name".into(),
-        column_type: "string".into(),
-        format: "name".into(),
-        description: "Name must be unique within a namespace.".into(),
-        priority: 0,
-        source: ColumnSource::Name,
-        absent: Value::Null,
-    }
-}
-
-/// The AGE column.
-pub(super) fn age() -> Column {
-    Column {
-        name: "Age".into(),
-        column_type: "string".into(),
-        format: "".into(),
-        description: "Time since the object was created.".into(),
-        priority: 0,
-        source: ColumnSource::Age("/metadata/creationTimestamp".into()),
-        absent: Value::from("<unknown>"),
-    }
 }
 
 #[cfg(test)]

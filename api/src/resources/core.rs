@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::build::{CREATE, Describe, PROXY, STREAM, row};
 use crate::{
     GroupResource,
+    printers::{access, cluster, network, pods, storage, workloads},
     resource::{Resource, Verb, Verbs},
 };
 
@@ -13,12 +14,13 @@ pub(super) fn rows() -> Vec<Resource> {
     vec![
         binding(),
         component_statuses(),
-        core("ConfigMap", "configmaps").short(&["cm"]),
-        core("Endpoints", "endpoints").short(&["ep"]).create_on_update(),
+        core("ConfigMap", "configmaps").columns(cluster::config_maps()).short(&["cm"]),
+        core("Endpoints", "endpoints").columns(network::endpoints()).short(&["ep"]).create_on_update(),
         events("", "involvedObject"),
         events("events.k8s.io", "regarding"),
-        core("LimitRange", "limitranges").short(&["limits"]).create_on_update(),
+        core("LimitRange", "limitranges").columns(access::roles()).short(&["limits"]).create_on_update(),
         core("Namespace", "namespaces")
+            .columns(cluster::namespaces())
             .cluster()
             .short(&["ns"])
             .edit(|row| row.verbs = row.verbs.without(Verb::DeleteCollection))
@@ -26,25 +28,27 @@ pub(super) fn rows() -> Vec<Resource> {
             .same_kind("finalize", Verbs::of(&[Verb::Update]))
             .select("status.phase"),
         core("Node", "nodes")
+            .columns(cluster::nodes())
             .cluster()
             .short(&["no"])
             .status()
             .sub("proxy", "", "v1", "NodeProxyOptions", PROXY)
             .select_or("spec.unschedulable", "false"),
-        core("PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status(),
-        core("PersistentVolume", "persistentvolumes").cluster().short(&["pv"]).status(),
-        pods(),
-        core("PodTemplate", "podtemplates"),
+        core("PersistentVolumeClaim", "persistentvolumeclaims").columns(storage::claims()).short(&["pvc"]).status(),
+        core("PersistentVolume", "persistentvolumes").columns(storage::volumes()).cluster().short(&["pv"]).status(),
+        pod_row(),
+        core("PodTemplate", "podtemplates").columns(workloads::pod_templates()),
         core("ReplicationController", "replicationcontrollers")
+            .columns(workloads::replica_sets(true))
             .short(&["rc"])
             .in_all()
             .status()
             .scale()
             .select_or("status.replicas", "0")
             .default_orphan(),
-        core("ResourceQuota", "resourcequotas").short(&["quota"]).status(),
-        core("Secret", "secrets").select("type"),
-        core("ServiceAccount", "serviceaccounts").short(&["sa"]).sub(
+        core("ResourceQuota", "resourcequotas").columns(cluster::resource_quotas()).short(&["quota"]).status(),
+        core("Secret", "secrets").columns(cluster::secrets()).select("type"),
+        core("ServiceAccount", "serviceaccounts").columns(cluster::service_accounts()).short(&["sa"]).sub(
             "token",
             "authentication.k8s.io",
             "v1",
@@ -52,6 +56,7 @@ pub(super) fn rows() -> Vec<Resource> {
             CREATE,
         ),
         core("Service", "services")
+            .columns(network::services())
             .short(&["svc"])
             .in_all()
             .status()
@@ -73,22 +78,27 @@ fn binding() -> Resource {
 }
 
 fn component_statuses() -> Resource {
-    row("", "v1", "ComponentStatus", "componentstatuses").cluster().short(&["cs"]).edit(|row| {
-        row.singular = "componentstatus".into();
-        row.verbs = Verbs::of(&[Verb::Get, Verb::List]);
-        row.storage = None;
-        row.storage_version = None;
-        row.storage_version_hash = "".into();
-    })
+    row("", "v1", "ComponentStatus", "componentstatuses")
+        .columns(cluster::component_statuses())
+        .cluster()
+        .short(&["cs"])
+        .edit(|row| {
+            row.singular = "componentstatus".into();
+            row.verbs = Verbs::of(&[Verb::Get, Verb::List]);
+            row.storage = None;
+            row.storage_version = None;
+            row.storage_version_hash = "".into();
+        })
 }
 
 /// Both groups read and write the same objects, stored in the core form.
 fn events(group: &'static str, regarding: &'static str) -> Resource {
-    let mut events = row(group, "v1", "Event", "events").short(&["ev"]).create_on_update().edit(|row| {
-        row.storage = Some(GroupResource::new("", "events"));
-        row.storage_version = Some(("".into(), "v1".into()));
-        row.storage_version_hash = super::build::storage_version_hash("", "v1", "Event").into();
-    });
+    let mut events =
+        row(group, "v1", "Event", "events").columns(cluster::events()).short(&["ev"]).create_on_update().edit(|row| {
+            row.storage = Some(GroupResource::new("", "events"));
+            row.storage_version = Some(("".into(), "v1".into()));
+            row.storage_version_hash = super::build::storage_version_hash("", "v1", "Event").into();
+        });
     // Each group's selectors use its own spelling of the reference.
     let computed: [(&'static str, fn(&Value) -> String); 7] = [
         ("involvedObject.kind", |event| reference(event, "kind")),
@@ -131,8 +141,9 @@ fn source(event: &Value) -> String {
     if component.is_empty() { reporting(event) } else { component.to_owned() }
 }
 
-fn pods() -> Resource {
+fn pod_row() -> Resource {
     row("", "v1", "Pod", "pods")
+        .columns(pods::columns())
         .short(&["po"])
         .in_all()
         .status()

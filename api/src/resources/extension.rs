@@ -1,7 +1,7 @@
 //! What extends the API: definitions, aggregation, admission.
 
 use super::build::{Describe, row};
-use crate::resource::Resource;
+use crate::{printers::access, resource::Resource};
 
 pub(super) fn rows() -> Vec<Resource> {
     let admission = |kind, plural| {
@@ -12,21 +12,27 @@ pub(super) fn rows() -> Vec<Resource> {
     };
     vec![
         row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
+            .columns(access::roles())
             .cluster()
             .short(&["crd", "crds"])
             .categories(&["api-extensions"])
             .status()
             .conditional_update(),
         row("apiregistration.k8s.io", "v1", "APIService", "apiservices")
+            .columns(access::api_services())
             .cluster()
             .categories(&["api-extensions"])
             .status()
             .conditional_update(),
-        admission("MutatingAdmissionPolicy", "mutatingadmissionpolicies"),
-        admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings"),
-        admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
-        admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status(),
-        admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
-        admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
+        admission("MutatingAdmissionPolicy", "mutatingadmissionpolicies").columns(access::mutating_policies()),
+        admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
+            .columns(access::policy_bindings()),
+        admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations").columns(access::webhooks()),
+        admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies")
+            .columns(access::validating_policies())
+            .status(),
+        admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
+            .columns(access::policy_bindings()),
+        admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations").columns(access::webhooks()),
     ]
 }

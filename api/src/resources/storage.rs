@@ -1,23 +1,34 @@
 //! Volumes and devices.
 
 use super::build::{Describe, row};
-use crate::resource::Resource;
+use crate::{printers::storage, resource::Resource};
 
 pub(super) fn rows() -> Vec<Resource> {
-    let storage = |kind, plural| row("storage.k8s.io", "v1", kind, plural);
+    let group = |kind, plural| row("storage.k8s.io", "v1", kind, plural);
     let resource = |kind, plural| row("resource.k8s.io", "v1", kind, plural);
     vec![
-        storage("CSIDriver", "csidrivers").cluster().conditional_update(),
-        storage("CSINode", "csinodes").cluster().conditional_update(),
-        storage("CSIStorageCapacity", "csistoragecapacities").conditional_update(),
-        storage("StorageClass", "storageclasses").cluster().short(&["sc"]),
-        storage("VolumeAttachment", "volumeattachments").cluster().status().conditional_update(),
-        storage("VolumeAttributesClass", "volumeattributesclasses").cluster().short(&["vac"]),
+        group("CSIDriver", "csidrivers").columns(storage::csi_drivers()).cluster().conditional_update(),
+        group("CSINode", "csinodes").columns(storage::csi_nodes()).cluster().conditional_update(),
+        group("CSIStorageCapacity", "csistoragecapacities").columns(storage::csi_capacities()).conditional_update(),
+        group("StorageClass", "storageclasses").columns(storage::storage_classes()).cluster().short(&["sc"]),
+        group("VolumeAttachment", "volumeattachments")
+            .columns(storage::attachments())
+            .cluster()
+            .status()
+            .conditional_update(),
+        group("VolumeAttributesClass", "volumeattributesclasses")
+            .columns(storage::attributes_classes())
+            .cluster()
+            .short(&["vac"]),
         resource("DeviceClass", "deviceclasses").cluster(),
         resource("DeviceTaintRule", "devicetaintrules").cluster().status(),
-        resource("ResourceClaim", "resourceclaims").status(),
+        resource("ResourceClaim", "resourceclaims").columns(storage::resource_claims()).status(),
         resource("ResourceClaimTemplate", "resourceclaimtemplates"),
-        resource("ResourceSlice", "resourceslices").cluster().select("spec.nodeName").select("spec.driver"),
+        resource("ResourceSlice", "resourceslices")
+            .columns(storage::resource_slices())
+            .cluster()
+            .select("spec.nodeName")
+            .select("spec.driver"),
         row("storagemigration.k8s.io", "v1", "StorageVersionMigration", "storageversionmigrations")
             .cluster()
             .status()
