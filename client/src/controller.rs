@@ -119,7 +119,7 @@ pub enum Operation {
     },
     /// Asks the API itself whether an object is gone, and ends the outcome
     /// quietly when it is not: for decisions that must not rest on a cache that
-    /// may be behind. The object counts as gone when the name has another uid.
+    /// may be behind. The object counts as gone when the name has another uid; an empty uid means any object.
     RequireAbsent {
         resource: GroupVersionResource,
         namespace: Option<String>,

@@ -86,7 +86,7 @@ pub(crate) async fn execute(client: &Client, operation: Operation) -> Result<Exe
         }
         Operation::RequireAbsent { resource, namespace, name, uid } => {
             match client.get(&resource, namespace.as_deref(), &name).await {
-                Ok(object) if object.meta.uid == uid => Ok(Executed::Stop),
+                Ok(object) if uid.is_empty() || object.meta.uid == uid => Ok(Executed::Stop),
                 Ok(_) => Ok(Executed::Nothing),
                 Err(error) if error.is_not_found() => Ok(Executed::Nothing),
                 Err(error) => Err(error),

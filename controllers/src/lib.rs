@@ -8,12 +8,14 @@
 mod claim;
 mod condition;
 mod deletion_rank;
+mod history;
 mod pod;
 mod seen;
 mod service;
 mod template;
 mod write;
 
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -21,9 +23,11 @@ pub mod garbage_collector;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod pod_gc;
 pub mod replicaset;
 pub mod root_ca;
 pub mod serviceaccount;
+pub mod taint_eviction;
 
 use std::sync::Arc;
 
@@ -42,6 +46,8 @@ pub struct ControllerConfig {
     pub cluster_cidrs: Vec<ClusterCidr>,
     /// How long a node may be silent before it counts as lost.
     pub node_monitor_grace: SignedDuration,
+    /// Ended pods that are kept; the oldest beyond are deleted.
+    pub terminated_pods_max: usize,
 }
 
 impl Default for ControllerConfig {
@@ -50,6 +56,7 @@ impl Default for ControllerConfig {
             root_ca_pem: String::new(),
             cluster_cidrs: Vec::new(),
             node_monitor_grace: SignedDuration::from_secs(40),
+            terminated_pods_max: 12_500,
         }
     }
 }
@@ -63,10 +70,13 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(deployment::DeploymentController),
         Arc::new(replicaset::ReplicaSetController::<ReplicaSet>::new()),
         Arc::new(replicaset::ReplicaSetController::<ReplicationController>::new()),
+        Arc::new(daemonset::DaemonSetController),
         Arc::new(endpoints::EndpointsController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(garbage_collector::GarbageCollector),
         Arc::new(node_lifecycle::NodeLifecycleController::new(config.node_monitor_grace)),
+        Arc::new(taint_eviction::TaintEvictionController::default()),
+        Arc::new(pod_gc::PodGarbageCollector::new(config.terminated_pods_max)),
     ];
     if !config.cluster_cidrs.is_empty() {
         controllers.push(Arc::new(node_ipam::NodeIpamController { cluster_cidrs: config.cluster_cidrs.clone() }));

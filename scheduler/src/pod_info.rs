@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
-    api::core::v1::{
-        NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec, Toleration, WeightedPodAffinityTerm,
-    },
+    api::core::v1::{Pod, PodAffinityTerm, PodSpec, Toleration, WeightedPodAffinityTerm},
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 use skiff_api::{
@@ -13,7 +11,11 @@ use skiff_api::{
     selector::{Operator, Requirement},
 };
 
+use skiff_client::node_selector::{self, required_terms};
+
 use crate::resources::{self, Resources};
+
+pub use skiff_client::node_selector::NodeTerm;
 
 /// Labels of pods and nodes.
 pub type Labels = BTreeMap<String, String>;
@@ -34,48 +36,6 @@ impl HostPort {
             && self.protocol == other.protocol
             && (any(&self.ip) || any(&other.ip) || self.ip == other.ip)
     }
-}
-
-/// Conditions on a node's labels and fields; a conjunction.
-#[derive(Clone, Debug, Default)]
-pub struct NodeTerm {
-    labels: Vec<Requirement>,
-    fields: Vec<Requirement>,
-}
-
-impl NodeTerm {
-    /// `None` for a term that can match nothing: empty, or with an unknown operator.
-    pub fn new(term: &NodeSelectorTerm) -> Option<NodeTerm> {
-        let labels = requirements(term.match_expressions.as_deref())?;
-        let fields = requirements(term.match_fields.as_deref())?;
-        (!labels.is_empty() || !fields.is_empty()).then_some(NodeTerm { labels, fields })
-    }
-
-    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
-        self.labels.iter().all(|requirement| requirement.matches(labels.get(&requirement.key).map(String::as_str)))
-            && self.fields.iter().all(|requirement| {
-                let value = (requirement.key == "metadata.name").then_some(name);
-                requirement.matches(value)
-            })
-    }
-}
-
-fn requirements(raw: Option<&[NodeSelectorRequirement]>) -> Option<Vec<Requirement>> {
-    let raw = raw.unwrap_or_default().iter();
-    raw.map(|requirement| {
-        let operator = match requirement.operator.as_str() {
-            "In" => Operator::In,
-            "NotIn" => Operator::NotIn,
-            "Exists" => Operator::Exists,
-            "DoesNotExist" => Operator::DoesNotExist,
-            "Gt" => Operator::GreaterThan,
-            "Lt" => Operator::LessThan,
-            _ => return None,
-        };
-        let values = requirement.values.clone().unwrap_or_default();
-        Some(Requirement { key: requirement.key.clone(), operator, values })
-    })
-    .collect()
 }
 
 /// Which other pods a pod wants near or far, and how near.
@@ -162,9 +122,7 @@ impl PodInfo {
         let pod = object.typed::<Pod>()?;
         let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
         let node_affinity = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
-        let required_nodes = node_affinity
-            .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())
-            .map(|selector| selector.node_selector_terms.iter().filter_map(NodeTerm::new).collect());
+        let required_nodes = pod.spec.as_ref().and_then(required_terms);
         let preferred_nodes = node_affinity
             .and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref())
             .into_iter()
@@ -259,9 +217,7 @@ impl PodInfo {
 
     /// Whether the pod's node selector and required node affinity allow a node.
     pub fn allows_node(&self, name: &str, labels: &Labels) -> bool {
-        let selector = self.spec().and_then(|spec| spec.node_selector.as_ref());
-        selector.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
-            && self.required_nodes.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(name, labels)))
+        self.spec().is_some_and(|spec| node_selector::allows(spec, self.required_nodes.as_deref(), name, labels))
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
     seen::{self, Seen},
     write,
 };
+pub(crate) use numbers::scaled;
 use replica_sets::ReplicaSets;
 
 pub struct DeploymentController;
