@@ -125,21 +125,37 @@ pub fn gzip(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, streamed(compressed))
 }
 
-/// Reads a whole request body; 413 when it is too large.
-pub async fn read(mut body: Body) -> Result<Bytes, Status> {
+/// Why a body was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("body is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("{0}")]
+    Broken(BodyError),
+}
+
+/// Reads a whole body of at most `limit` bytes.
+pub async fn read_at_most(mut body: Body, limit: usize) -> Result<Bytes, ReadError> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Status::bad_request(format!("read request body: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > limits::BODY_BYTES_MAX {
-            return Err(Status::failure(
-                skiff_api::Reason::RequestEntityTooLarge,
-                format!("Request entity too large: limit is {}", limits::BODY_BYTES_MAX),
-            ));
+        let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
+        if whole.len() + data.len() > limit {
+            return Err(ReadError::TooLarge(limit));
         }
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
+}
+
+/// Reads a whole request body; 413 when it is too large.
+pub async fn read(body: Body) -> Result<Bytes, Status> {
+    read_at_most(body, limits::BODY_BYTES_MAX).await.map_err(|error| match error {
+        ReadError::TooLarge(limit) => Status::failure(
+            skiff_api::Reason::RequestEntityTooLarge,
+            format!("Request entity too large: limit is {limit}"),
+        ),
+        ReadError::Broken(error) => Status::bad_request(format!("read request body: {error}")),
+    })
 }
 
 /// Keeps `guard` alive until the body has been sent or dropped.

@@ -197,6 +197,15 @@ impl ApiServer {
         Arc::clone(&self.0.resources)
     }
 
+    /// Serves one more resource: its row, its watch cache, its paths.
+    pub async fn add_resource(&self, row: Arc<skiff_api::Resource>) -> Result<(), Status> {
+        if let Some(stored) = row.storage.clone() {
+            self.0.caches.add(stored).await?;
+        }
+        self.0.resources.add([row]);
+        Ok(())
+    }
+
     /// Who may do what.
     pub fn authorizer(&self) -> Arc<dyn Authorizer> {
         Arc::clone(&self.0.authorizer)

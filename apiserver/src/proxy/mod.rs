@@ -22,7 +22,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -70,6 +73,14 @@ pub struct ProxyConfig {
     pub snapshot: Snapshot,
 }
 
+/// Why a client's body ended early.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BrokenBody(Box<dyn std::error::Error + Send + Sync>);
+
+/// A client's body on its way to a backend.
+pub type ClientBody = UnsyncBoxBody<Bytes, BrokenBody>;
+
 /// Serves proxied requests.
 pub struct Proxy {
     transport: Transport,
@@ -94,17 +105,22 @@ impl Proxy {
     }
 
     /// Answers an authorised and admitted request. The request's URI is the client's; its upgrade, if any, is taken over.
-    pub async fn serve<B>(&self, call: Call<'_>, request: Request<B>) -> Result<Response<Body>, Status>
+    pub fn serve<'a, B>(&'a self, call: Call<'a>, request: Request<B>) -> BoxFuture<'a, Result<Response<Body>, Status>>
     where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let request = request.map(|body| body.map_err(|error| BrokenBody(error.into())).boxed_unsync());
+        self.dispatch(call, request).boxed()
+    }
+
+    async fn dispatch(&self, call: Call<'_>, request: Request<ClientBody>) -> Result<Response<Body>, Status> {
         match (call.resource, call.subresource) {
-            ("pods", "log") => self.log(call, request).await,
-            ("pods", "exec") => self.stream(call, Stream::Exec, request).await,
+            ("pods", "log") => self.log(call, request).boxed().await,
+            ("pods", "exec") => self.stream(call, Stream::Exec, request).boxed().await,
             ("pods", "attach") => self.stream(call, Stream::Attach, request).await,
             ("pods", "portforward") => self.stream(call, Stream::PortForward, request).await,
-            (_, "proxy") => self.proxy(call, request).await,
+            (_, "proxy") => self.proxy(call, request).boxed().await,
             _ => Err(Status::no_route()),
         }
     }
@@ -119,17 +135,14 @@ impl Proxy {
         Ok(Backend::Kubelet { node: name.to_owned(), port: location::kubelet_port(&node) })
     }
 
-    async fn log<B>(&self, call: Call<'_>, mut request: Request<B>) -> Result<Response<Body>, Status>
-    where
-        B: Send + 'static,
-    {
+    async fn log(&self, call: Call<'_>, mut request: Request<ClientBody>) -> Result<Response<Body>, Status> {
         let pod = self.pod(call.namespace, call.name)?;
         let path = match location::log(&pod, request.uri().query().unwrap_or_default())? {
             KubeletCall::Unassigned => return Ok(plain_text(empty())),
             KubeletCall::At { node, path } => (self.kubelet(&node)?, path),
         };
         let (backend, path) = path;
-        let outgoing = Request::get(path).body(Empty::<Bytes>::new()).map_err(Status::internal)?;
+        let outgoing = Request::get(path).body(no_body()).map_err(Status::internal)?;
         let response = self.transport.send(&backend, outgoing).await.map_err(|error| error.internal())?;
         if !response.status().is_success() {
             return Err(log_failure(call.name, response).await);
@@ -141,17 +154,19 @@ impl Proxy {
         Ok(plain_text(body))
     }
 
-    async fn stream<B>(&self, call: Call<'_>, stream: Stream, mut request: Request<B>) -> Result<Response<Body>, Status>
-    where
-        B: Send + 'static,
-    {
+    async fn stream(
+        &self,
+        call: Call<'_>,
+        stream: Stream,
+        mut request: Request<ClientBody>,
+    ) -> Result<Response<Body>, Status> {
         let pod = self.pod(call.namespace, call.name)?;
         let (node, path) = location::stream(stream, &pod, request.uri().query().unwrap_or_default())?;
         let backend = self.kubelet(&node)?;
         if !is_upgrade(request.headers()) {
             return Err(Status::bad_request("Upgrade request required"));
         }
-        let mut outgoing = Request::new(Empty::<Bytes>::new());
+        let mut outgoing = Request::new(no_body());
         *outgoing.method_mut() = request.method().clone();
         *outgoing.uri_mut() = path.parse().map_err(Status::internal)?;
         *outgoing.headers_mut() = headers::for_upgrade(request.headers());
@@ -160,7 +175,7 @@ impl Proxy {
     }
 
     /// Passes the answer on; after a switch of protocols both byte streams are joined.
-    fn join<B>(&self, request: &mut Request<B>, mut response: Response<Body>) -> Response<Body> {
+    fn join(&self, request: &mut Request<ClientBody>, mut response: Response<Body>) -> Response<Body> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             headers::clean_response(response.headers_mut());
             return response;
@@ -172,11 +187,7 @@ impl Proxy {
         response
     }
 
-    async fn proxy<B>(&self, call: Call<'_>, mut request: Request<B>) -> Result<Response<Body>, Status>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    async fn proxy(&self, call: Call<'_>, mut request: Request<ClientBody>) -> Result<Response<Body>, Status> {
         let raw = request.uri().path().to_owned();
         let split = ProxyPath::split(&raw).ok_or_else(Status::no_route)?;
         let target = Target::parse(call.resource, call.name)?;
@@ -192,7 +203,7 @@ impl Proxy {
         outgoing_headers.insert(header::HOST, HeaderValue::from_str(&host).map_err(Status::internal)?);
         let uri = format!("{path}{query}").parse().map_err(Status::internal)?;
         if upgrade {
-            let mut outgoing = Request::new(Empty::<Bytes>::new());
+            let mut outgoing = Request::new(no_body());
             *outgoing.method_mut() = request.method().clone();
             *outgoing.uri_mut() = uri;
             *outgoing.headers_mut() = outgoing_headers;
@@ -275,6 +286,10 @@ fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
+fn no_body() -> ClientBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
 fn plain_text(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -284,8 +299,8 @@ fn plain_text(body: Body) -> Response<Body> {
 /// The kubelet's refusal as a Status, with its text as the message.
 async fn log_failure(pod: &str, response: Response<Body>) -> Status {
     let status = response.status();
-    let text = match http_body_util::Limited::new(response.into_body(), ERROR_TEXT_LEN_MAX).collect().await {
-        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim_end().to_owned(),
+    let text = match crate::body::read_at_most(response.into_body(), ERROR_TEXT_LEN_MAX).await {
+        Ok(body) => String::from_utf8_lossy(&body).trim_end().to_owned(),
         Err(error) => format!("the kubelet answered {status}; its text could not be read: {error}"),
     };
     match status {

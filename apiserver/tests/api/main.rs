@@ -1,0 +1,10 @@
+//! The whole API server, request chain to storage, on the memory backend,
+//! driven through its in-process client and its handler.
+
+mod deletion;
+mod harness;
+mod http_layer;
+mod lists;
+mod patches;
+mod watches;
+mod writes;
