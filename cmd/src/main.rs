@@ -4,6 +4,7 @@
 //! cluster DNS server) branch on the name they were called by, before any
 //! runtime or table is set up. Everything else is a verb in [`commands`].
 
+mod agent;
 mod commands;
 mod config;
 mod deploy;
@@ -11,13 +12,18 @@ mod flags;
 mod join;
 mod kubeconfig;
 mod logging;
+mod node;
+mod node_dialer;
 mod payload;
 mod pki;
 mod progress;
+mod server;
 mod storage;
+mod supervision;
 mod supervisor;
 mod system_image;
 mod token;
+mod tunnel_client;
 mod version;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
@@ -28,7 +34,7 @@ fn main() -> ExitCode {
     match called_as {
         Some("pause") => skiff_host::pause::main(),
         Some("skiff-cni") => skiff_network::cni::main(),
-        Some("coredns") => skiff_network::dns::main(arguments.into_iter().skip(1).collect()),
+        // Some("coredns") => skiff_network::dns::main(arguments.into_iter().skip(1).collect()),
         Some("kubectl") => {
             let mut as_verb = vec![OsString::from("skiff"), OsString::from("kubectl")];
             as_verb.extend(arguments.into_iter().skip(1));

@@ -12,6 +12,6 @@ mod assemble;
 mod trailer;
 mod unpack;
 
-pub use assemble::{AssembleError, assemble};
+pub use assemble::assemble;
 pub use trailer::Trailer;
-pub use unpack::{Binaries, PayloadError, prepare};
+pub use unpack::{Binaries, prepare};

@@ -44,7 +44,7 @@ impl ServerPki {
             kubelet_client: leaf(
                 "client-kube-apiserver",
                 &client_ca,
-                Leaf::client("system:apiserver", Some("system:masters")),
+                Leaf::client("system:kube-apiserver", Some("system:masters")),
             )?,
             admin: leaf("client-admin", &client_ca, Leaf::client("system:admin", Some("system:masters")))?,
             front_proxy: leaf("client-auth-proxy", &request_header_ca, Leaf::client("system:auth-proxy", None))?,

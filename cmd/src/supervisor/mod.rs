@@ -19,9 +19,9 @@ mod node_password;
 
 use std::{fmt, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use skiff_client::{Body, Client};
@@ -150,8 +150,17 @@ impl Supervisor {
 }
 
 async fn read_body(request: Request<Body>) -> Result<Bytes, Refusal> {
-    let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await;
-    body.map(|body| body.to_bytes()).map_err(|error| Refusal(StatusCode::BAD_REQUEST, format!("read body: {error}")))
+    let refuse = |message: String| Refusal(StatusCode::BAD_REQUEST, message);
+    let mut body = request.into_body();
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| refuse(format!("read body: {error}")))?;
+        bytes.extend_from_slice(frame.data_ref().map(Bytes::as_ref).unwrap_or_default());
+        if bytes.len() > REQUEST_BYTES_MAX {
+            return Err(refuse(format!("the body is longer than {REQUEST_BYTES_MAX} bytes")));
+        }
+    }
+    Ok(bytes.freeze())
 }
 
 fn internal(error: impl fmt::Display) -> Refusal {
