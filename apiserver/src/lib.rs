@@ -10,6 +10,7 @@ pub mod admission;
 pub mod authn;
 pub mod authz;
 pub mod body;
+pub mod bootstrap;
 pub mod caches;
 mod conversion;
 mod discovery;

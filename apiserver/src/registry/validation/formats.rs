@@ -179,7 +179,7 @@ mod tests {
         }
         assert!(dns_subdomain("a.b-c.d").is_empty());
         assert_eq!(dns_subdomain("a..b").len(), 1);
-        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(dns_label(&"a".repeat(64)).len(), 1);
         assert!(dns_1035_label("a1").is_empty() && !dns_1035_label("1a").is_empty());
     }
 

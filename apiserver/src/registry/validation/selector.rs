@@ -31,10 +31,8 @@ fn requirement(errors: &mut Errors, path: &Path<'_>, expression: &Value) {
         }
         "In" | "NotIn" => {}
         "Exists" | "DoesNotExist" if !values.is_empty() => {
-            errors.forbidden(
-                &path.child("values"),
-                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-            );
+            errors
+                .forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
         }
         "Exists" | "DoesNotExist" => {}
         other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
