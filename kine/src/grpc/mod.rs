@@ -5,6 +5,7 @@
 //! a stream is driven by the connection that reads it and ends with it.
 
 mod auth;
+mod authority;
 mod cluster;
 mod convert;
 mod health;

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::{Stream, TryStreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
@@ -16,6 +16,7 @@ use tonic::transport::server::{Connected, Router};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::Face;
+use super::authority::UnixConnection;
 use super::pb::etcdserverpb::auth_server::AuthServer;
 use super::pb::etcdserverpb::cluster_server::ClusterServer;
 use super::pb::etcdserverpb::kv_server::KvServer;
@@ -52,7 +53,8 @@ pub async fn serve_unix(store: Store, path: &Path, token: CancellationToken) -> 
     let listener = bind_private(path).map_err(|source| ServeError::Listen { address: address.clone(), source })?;
     let face = Face { store, token: token.clone(), client_url: address.clone() };
     let router = router(Server::builder(), &face);
-    let result = run(router, UnixListenerStream::new(listener), token, address).await;
+    let connections = UnixListenerStream::new(listener).map_ok(UnixConnection::new);
+    let result = run(router, connections, token, address).await;
     if let Err(error) = fs::remove_file(path) {
         tracing::debug!(component = "kine", %error, "remove the socket");
     }

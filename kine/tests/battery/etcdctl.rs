@@ -9,7 +9,9 @@ use crate::grpc::{Remote, real_etcd, sqlite};
 const PRIVATE_FIELDS: [&str; 4] = ["\"ClusterID\"", "\"MemberID\"", "\"RaftTerm\"", "\"Lease\""];
 
 fn etcdctl(endpoint: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new("etcdctl");
+    // Nothing here may hang: coreutils ends what does.
+    let mut command = Command::new("timeout");
+    command.args(["60", "etcdctl"]);
     command.env("ETCDCTL_API", "3").args(["--endpoints", endpoint]).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
