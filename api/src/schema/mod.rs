@@ -17,6 +17,7 @@
 //! Package names are those of the protobuf packages: `core/v1`, `apps/v1`,
 //! `rbac/v1`, `meta/v1`. [`Schema::for_kind`] goes from group, version, kind.
 
+pub mod defaults;
 mod table;
 
 use std::{
