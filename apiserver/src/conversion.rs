@@ -68,25 +68,26 @@ fn is_cpu_utilization(metric: &Value) -> bool {
 }
 
 fn scaler_to_v1(object: &mut Value) {
-    let metrics = object["spec"].as_object_mut().and_then(|spec| spec.remove("metrics"));
+    let metrics = object.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("metrics"));
     let metrics = metrics.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
     let (cpu, others): (Vec<Value>, Vec<Value>) = metrics.into_iter().partition(is_cpu_utilization);
     if let Some(cpu) = cpu.first() {
         object["spec"]["targetCPUUtilizationPercentage"] = cpu["resource"]["target"]["averageUtilization"].clone();
     }
-    let behavior = object["spec"].as_object_mut().and_then(|spec| spec.remove("behavior"));
+    let behavior = object.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("behavior"));
     if !others.is_empty() {
         annotations(object).insert(METRICS_ANNOTATION.to_owned(), json!(Value::Array(others).to_string()));
     }
     if let Some(behavior) = behavior {
         annotations(object).insert(BEHAVIOR_ANNOTATION.to_owned(), json!(behavior.to_string()));
     }
-    if let Some(status) = object["status"].as_object_mut() {
+    if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
         let current = status.remove("currentMetrics");
         status.remove("conditions");
-        let cpu = current.as_ref().and_then(Value::as_array).and_then(|metrics| {
-            metrics.iter().find(|metric| metric["resource"]["name"] == "cpu").cloned()
-        });
+        let cpu = current
+            .as_ref()
+            .and_then(Value::as_array)
+            .and_then(|metrics| metrics.iter().find(|metric| metric["resource"]["name"] == "cpu").cloned());
         if let Some(value) = cpu.map(|metric| metric["resource"]["current"]["averageUtilization"].clone())
             && !value.is_null()
         {
@@ -97,13 +98,16 @@ fn scaler_to_v1(object: &mut Value) {
 
 fn scaler_to_v2(object: &mut Value) {
     let mut metrics = Vec::new();
-    let target = object["spec"].as_object_mut().and_then(|spec| spec.remove("targetCPUUtilizationPercentage"));
+    let target = object
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|spec| spec.remove("targetCPUUtilizationPercentage"));
     if let Some(target) = target.filter(|target| !target.is_null()) {
         metrics.push(json!({"type": "Resource", "resource": {"name": "cpu",
             "target": {"type": "Utilization", "averageUtilization": target}}}));
     }
     let kept = |text: Option<Value>| text.and_then(|text| serde_json::from_str::<Value>(text.as_str()?).ok());
-    if object["metadata"]["annotations"].is_object() {
+    if object.pointer("/metadata/annotations").is_some_and(Value::is_object) {
         if let Some(Value::Array(others)) = kept(annotations(object).remove(METRICS_ANNOTATION)) {
             metrics.extend(others);
         }
@@ -117,7 +121,7 @@ fn scaler_to_v2(object: &mut Value) {
     if !metrics.is_empty() {
         object["spec"]["metrics"] = Value::Array(metrics);
     }
-    if let Some(status) = object["status"].as_object_mut()
+    if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut)
         && let Some(value) = status.remove("currentCPUUtilizationPercentage")
     {
         status.insert(
@@ -157,7 +161,8 @@ mod tests {
             "spec": {"maxReplicas": 3, "behavior": {"scaleUp": {}}, "metrics": [
                 {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}},
                 {"type": "Pods", "pods": {}}]}});
-        let both = there_and_back(scaler.clone(), "autoscaling", "v1", "horizontalpodautoscalers", ("autoscaling", "v2"));
+        let both =
+            there_and_back(scaler.clone(), "autoscaling", "v1", "horizontalpodautoscalers", ("autoscaling", "v2"));
         assert_eq!(both["there"]["spec"]["targetCPUUtilizationPercentage"], 80);
         assert_eq!(both["back"], scaler);
     }

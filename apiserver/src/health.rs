@@ -72,7 +72,9 @@ impl HealthCheck for CachesLoaded {
 
 /// Whether a path belongs to health.
 pub fn is_health_path(path: &str) -> bool {
-    ["/healthz", "/livez", "/readyz"].iter().any(|root| path == *root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
+    ["/healthz", "/livez", "/readyz"]
+        .iter()
+        .any(|root| path == *root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
 }
 
 /// Answers such a path.

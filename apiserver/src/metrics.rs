@@ -138,10 +138,8 @@ pub struct LongRunning(Arc<AtomicI64>);
 
 impl LongRunning {
     pub fn start(row: &Resource, verb: &str) -> LongRunning {
-        let labels = format!(
-            "group=\"{}\",resource=\"{}\",verb=\"{verb}\",version=\"{}\"",
-            row.group, row.plural, row.version
-        );
+        let labels =
+            format!("group=\"{}\",resource=\"{}\",verb=\"{verb}\",version=\"{}\"", row.group, row.plural, row.version);
         let gauge = series(&metrics().long_running, &labels);
         gauge.fetch_add(1, Ordering::Relaxed);
         LongRunning(gauge)
@@ -161,7 +159,8 @@ mod tests {
     #[test]
     fn a_request_appears_in_counter_and_buckets() {
         let metrics = Metrics::default();
-        let labels = Labels { verb: "get", group: "", version: "v1", resource: "pods", subresource: "", scope: "resource" };
+        let labels =
+            Labels { verb: "get", group: "", version: "v1", resource: "pods", subresource: "", scope: "resource" };
         metrics.finished(&labels, 200, Duration::from_millis(30), false);
         let text = metrics.text(&[("pods".to_owned(), 3)]);
         assert!(text.contains("apiserver_request_total{code=\"200\",group=\"\",resource=\"pods\""));

@@ -85,7 +85,7 @@ fn clause(text: &str) -> Option<Clause> {
 /// The best form on offer; 406 when there is none.
 pub fn negotiate(headers: &HeaderMap, offer: Offer) -> Result<Negotiated, Status> {
     let clauses = clauses(headers);
-    if clauses.is_empty() {
+    if clauses.is_empty() && headers.get(header::ACCEPT).is_none_or(|value| value.as_bytes().trim_ascii().is_empty()) {
         return Ok(Negotiated { format: Format::Json, view: View::Full });
     }
     clauses.iter().find_map(|clause| accept(clause, offer)).ok_or_else(|| not_acceptable(offer))
@@ -120,10 +120,7 @@ fn not_acceptable(offer: Offer) -> Status {
     if offer.protobuf {
         types.push(PROTOBUF);
     }
-    Status::failure(
-        Reason::NotAcceptable,
-        format!("only the following media types are accepted: {}", types.join(", ")),
-    )
+    Status::failure(Reason::NotAcceptable, format!("only the following media types are accepted: {}", types.join(", ")))
 }
 
 #[cfg(test)]
@@ -149,9 +146,18 @@ mod tests {
     fn quality_and_wildcards_count() {
         let offer = Offer::objects(true);
         assert_eq!(pick("*/*", offer), Some((Format::Json, View::Full)));
-        assert_eq!(pick("text/html, application/json;q=0.5, application/yaml;q=0.9", offer), Some((Format::Yaml, View::Full)));
-        assert_eq!(pick("application/vnd.kubernetes.protobuf,application/json", offer), Some((Format::Protobuf, View::Full)));
-        assert_eq!(pick("application/vnd.kubernetes.protobuf,application/json", Offer::objects(false)), Some((Format::Json, View::Full)));
+        assert_eq!(
+            pick("text/html, application/json;q=0.5, application/yaml;q=0.9", offer),
+            Some((Format::Yaml, View::Full))
+        );
+        assert_eq!(
+            pick("application/vnd.kubernetes.protobuf,application/json", offer),
+            Some((Format::Protobuf, View::Full))
+        );
+        assert_eq!(
+            pick("application/vnd.kubernetes.protobuf,application/json", Offer::objects(false)),
+            Some((Format::Json, View::Full))
+        );
         assert_eq!(pick("application/cbor", offer), None);
         assert_eq!(pick("application/json;q=0", offer), None);
     }

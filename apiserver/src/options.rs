@@ -51,9 +51,10 @@ impl Query {
     pub fn number(&self, name: &str) -> Result<Option<i64>, Status> {
         match self.get(name) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-            }),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
         }
     }
 }
@@ -202,7 +203,9 @@ impl ListOptions {
 
     /// What a list must show, by upstream's table.
     pub fn version(&self) -> Result<VersionMatch, Status> {
-        let forbidden = |message: &str| invalid_list(vec![cause("resourceVersionMatch", "FieldValueForbidden", format!("Forbidden: {message}"))]);
+        let forbidden = |message: &str| {
+            invalid_list(vec![cause("resourceVersionMatch", "FieldValueForbidden", format!("Forbidden: {message}"))])
+        };
         if self.send_initial_events.is_some() {
             return Err(invalid_list(vec![cause(
                 "sendInitialEvents",
@@ -216,9 +219,7 @@ impl ListOptions {
                 return Err(forbidden("resourceVersionMatch is forbidden when continue is provided"));
             }
             if revision > Revision::ZERO {
-                return Err(Status::bad_request(
-                    "specifying resource version is not allowed when using continue",
-                ));
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
             }
         }
         match (self.version_match.as_str(), self.resource_version.as_str()) {
@@ -319,9 +320,9 @@ impl DeleteOptions {
 
     /// The policy, also from the old field.
     pub fn policy(&self) -> Option<PropagationPolicy> {
-        self.propagation.or(self.orphan_dependents.map(|orphan| {
-            if orphan { PropagationPolicy::Orphan } else { PropagationPolicy::Background }
-        }))
+        self.propagation.or(self
+            .orphan_dependents
+            .map(|orphan| if orphan { PropagationPolicy::Orphan } else { PropagationPolicy::Background }))
     }
 
     /// The options object that admission sees.

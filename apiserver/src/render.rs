@@ -178,7 +178,12 @@ pub fn list(
     }
 }
 
-fn spliced(style: &Style, row: &Resource, objects: Vec<Arc<Object>>, meta: &ListMeta) -> Result<Response<Body>, Status> {
+fn spliced(
+    style: &Style,
+    row: &Resource,
+    objects: Vec<Arc<Object>>,
+    meta: &ListMeta,
+) -> Result<Response<Body>, Status> {
     let head = format!(
         "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{},\"items\":[",
         json!(row.list_kind),

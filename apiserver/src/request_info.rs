@@ -32,11 +32,8 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 impl RequestInfo {
     /// Reads method, path and query.
     pub fn parse(method: &Method, path: &str, query: &str) -> RequestInfo {
-        let mut info = RequestInfo {
-            path: path.to_owned(),
-            verb: method.as_str().to_lowercase(),
-            ..RequestInfo::default()
-        };
+        let mut info =
+            RequestInfo { path: path.to_owned(), verb: method.as_str().to_lowercase(), ..RequestInfo::default() };
         let segments: Vec<String> = path
             .trim_matches('/')
             .split('/')
@@ -199,7 +196,9 @@ mod tests {
 
     #[test]
     fn other_paths_are_no_resources() {
-        for path in ["/", "/healthz", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/openapi/v3/apis/apps/v1"] {
+        for path in
+            ["/", "/healthz", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/openapi/v3/apis/apps/v1"]
+        {
             let info = RequestInfo::parse(&Method::GET, path, "");
             assert!(!info.is_resource, "{path}");
             assert_eq!(info.verb, "get");

@@ -1,6 +1,6 @@
 //! Which objects a list, a watch or a deletecollection is about.
 
-use std::{sync::Arc, str::FromStr};
+use std::{str::FromStr, sync::Arc};
 
 use serde_json::Value;
 use skiff_api::{FieldSelector, Object, Resource, Selector, Status};
@@ -29,10 +29,8 @@ impl Selection {
         label_selector: &str,
         field_selector: &str,
     ) -> Result<Selection, Status> {
-        let labels =
-            Selector::from_str(label_selector).map_err(|error| Status::bad_request(error.to_string()))?;
-        let fields =
-            FieldSelector::from_str(field_selector).map_err(|error| Status::bad_request(error.to_string()))?;
+        let labels = Selector::from_str(label_selector).map_err(|error| Status::bad_request(error.to_string()))?;
+        let fields = FieldSelector::from_str(field_selector).map_err(|error| Status::bad_request(error.to_string()))?;
         fields.check(row).map_err(|error| {
             Status::bad_request(format!(
                 "Unable to find \"{}/{}, Resource={}\" that match label selector \"{label_selector}\", field selector \"{field_selector}\": {error}",

@@ -247,7 +247,8 @@ impl ApiServer {
         user: Option<UserInfo>,
     ) -> Response<Body> {
         let began = Instant::now();
-        let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
+        let info =
+            RequestInfo::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
         let audit_id = audit_id(&request);
         let answered = AssertUnwindSafe(self.chain(&info, request, connection, user).boxed()).catch_unwind().await;
         let mut response = answered.unwrap_or_else(|_| {
@@ -273,8 +274,7 @@ impl ApiServer {
                 "namespace"
             },
         };
-        let known = !info.is_resource
-            || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
+        let known = !info.is_resource || self.0.resources.lookup(&info.group, &info.version, &info.resource).is_some();
         if known {
             metrics().finished(&labels, response.status().as_u16(), began.elapsed(), info.is_long_running());
         }
@@ -316,10 +316,9 @@ impl ApiServer {
         }
         match timeout(limits::REQUEST_TIMEOUT, answer).await {
             Ok(response) => response,
-            Err(_) => body::failure(&Status::timeout(
-                "Timeout: request did not complete within the allotted timeout",
-                0,
-            )),
+            Err(_) => {
+                body::failure(&Status::timeout("Timeout: request did not complete within the allotted timeout", 0))
+            }
         }
     }
 
@@ -416,12 +415,8 @@ impl ApiServer {
             "/" => json_response(&json!({"paths": self.paths()}), "application/json"),
             "/version" | "/version/" => json_response(&json!(inner.version), "application/json"),
             "/metrics" => {
-                let objects: Vec<(String, usize)> = inner
-                    .caches
-                    .all()
-                    .iter()
-                    .map(|cache| (cache.resource.to_string(), cache.store().len()))
-                    .collect();
+                let objects: Vec<(String, usize)> =
+                    inner.caches.all().iter().map(|cache| (cache.resource.to_string(), cache.store().len())).collect();
                 body::response(200, "text/plain; version=0.0.4; charset=utf-8", metrics().text(&objects))
             }
             "/.well-known/openid-configuration" => {
@@ -455,7 +450,11 @@ impl ApiServer {
         .to_vec();
         for group in table.groups() {
             for version in table.versions(group) {
-                paths.push(if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") });
+                paths.push(if group.is_empty() {
+                    format!("/api/{version}")
+                } else {
+                    format!("/apis/{group}/{version}")
+                });
             }
             if !group.is_empty() {
                 paths.push(format!("/apis/{group}"));

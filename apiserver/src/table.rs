@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use skiff_api::{Object, Resource, Status, resource::{Column, ColumnSource}};
+use skiff_api::{
+    Object, Resource, Status,
+    resource::{Column, ColumnSource},
+};
 
 use crate::render::{self, ListMeta};
 
@@ -47,8 +50,10 @@ pub fn table(
             let mut line = json!({"cells": cells});
             match include {
                 IncludeObject::None => {}
-                IncludeObject::Metadata => line["object"] = json!({"kind": "PartialObjectMetadata",
-                    "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]}),
+                IncludeObject::Metadata => {
+                    line["object"] = json!({"kind": "PartialObjectMetadata",
+                    "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
+                }
                 IncludeObject::Object => line["object"] = value,
             }
             Ok(line)

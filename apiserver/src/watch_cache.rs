@@ -170,9 +170,7 @@ impl WatchCache {
             && !node.is_empty()
         {
             let mut pods = self.store.by_index(&indexes::PODS_BY_NODE, node);
-            pods.sort_by(|a, b| {
-                (&a.meta.namespace, &a.meta.name).cmp(&(&b.meta.namespace, &b.meta.name))
-            });
+            pods.sort_by(|a, b| (&a.meta.namespace, &a.meta.name).cmp(&(&b.meta.namespace, &b.meta.name)));
             return pods;
         }
         self.store.list(selection.namespace.as_deref())
@@ -186,15 +184,16 @@ impl WatchCache {
         }
         let skip = ring.events.partition_point(|event| event.revision <= after);
         let next = ring.first + skip as u64;
-        Ok(Watcher { cache: Arc::clone(self), next, wake: self.end.subscribe() })
+        Ok(Watcher { cache: Arc::clone(self), next, after, wake: self.end.subscribe() })
     }
 
     /// The objects of a selection, their revision, and the changes from there on.
     pub fn list_and_subscribe(self: &Arc<Self>, selection: &Selection) -> (Vec<Arc<Object>>, Revision, Watcher) {
         let (objects, revision, watcher) = {
             let ring = self.ring.lock();
-            let watcher = Watcher { cache: Arc::clone(self), next: ring.end(), wake: self.end.subscribe() };
-            (self.candidates(selection), self.store.revision(), watcher)
+            let after = self.store.revision();
+            let watcher = Watcher { cache: Arc::clone(self), next: ring.end(), after, wake: self.end.subscribe() };
+            (self.candidates(selection), after, watcher)
         };
         (objects.into_iter().filter(|object| selection.matches(object)).collect(), revision, watcher)
     }
@@ -229,9 +228,7 @@ impl WatchCache {
         let state = match &change.value {
             Some(value) => codec::decode(value, change.revision),
             None => match old.as_ref() {
-                Some(old) => {
-                    codec::at_revision(old.json(), change.revision).and_then(Object::from_json)
-                }
+                Some(old) => codec::at_revision(old.json(), change.revision).and_then(Object::from_json),
                 None => return,
             },
         };
@@ -276,6 +273,8 @@ fn split_key<'a>(key: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
 pub struct Watcher {
     cache: Arc<WatchCache>,
     next: u64,
+    /// Changes up to here are known to the client, even if this cache has yet to see them.
+    after: Revision,
     wake: watch::Receiver<u64>,
 }
 
@@ -285,12 +284,21 @@ impl Watcher {
         self.wake.borrow_and_update();
         let ring = self.cache.ring.lock();
         if self.next < ring.first {
-            return Err(if ring.complete_after == Revision(u64::MAX) { WatchError::Closed } else { WatchError::TooSlow });
+            return Err(if ring.complete_after == Revision(u64::MAX) {
+                WatchError::Closed
+            } else {
+                WatchError::TooSlow
+            });
         }
         let skip = usize::try_from(self.next - ring.first).unwrap_or(usize::MAX);
         let events: Vec<_> = ring.events.iter().skip(skip).take(limit).cloned().collect();
         self.next += events.len() as u64;
         Ok(events)
+    }
+
+    /// Whether the client knows this change already.
+    pub fn knows(&self, event: &CacheEvent) -> bool {
+        event.revision <= self.after
     }
 
     /// Waits until there may be further events.
@@ -338,7 +346,9 @@ mod tests {
         match seen {
             Seen::Added(object) => format!("ADDED {} {}", object.meta.name, object.revision),
             Seen::Modified(object) => format!("MODIFIED {} {}", object.meta.name, object.revision),
-            Seen::Deleted(object) => format!("DELETED {} {} {:?}", object.meta.name, object.revision, object.meta.labels),
+            Seen::Deleted(object) => {
+                format!("DELETED {} {} {:?}", object.meta.name, object.revision, object.meta.labels)
+            }
         }
     }
 

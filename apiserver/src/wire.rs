@@ -54,9 +54,8 @@ pub fn decode(
 ) -> Result<Value, Status> {
     let accepted: &[&str] = &[JSON, YAML, PROTOBUF];
     let format = Format::of(content_type).ok_or_else(|| unsupported_media_type(accepted))?;
-    let not_handled = |error: &dyn std::fmt::Display| {
-        Status::bad_request(codec::not_handled(&gvk.kind, &gvk.version, error))
-    };
+    let not_handled =
+        |error: &dyn std::fmt::Display| Status::bad_request(codec::not_handled(&gvk.kind, &gvk.version, error));
     let decoded = match format {
         Format::Json => codec::json::decode(root, body).map_err(|error| not_handled(&error))?,
         Format::Yaml => codec::yaml::decode(root, body).map_err(|error| not_handled(&error))?,
@@ -143,6 +142,7 @@ pub fn conform(
 
 /// Defaults, then the canonical form.
 pub fn settle(root: &Root, value: &mut Value) {
+    skiff_api::schema::defaults::apply(root, value);
     codec::json::canonicalize(root, value);
 }
 

@@ -123,16 +123,13 @@ impl TokenIssuer {
     ) -> Result<TokenIssuer, KeyError> {
         let der = pem_block(private_key, "PRIVATE KEY").ok_or(KeyError::Missing("PRIVATE KEY"))?;
         let random = SystemRandom::new();
-        let signer = match signature::EcdsaKeyPair::from_pkcs8(
-            &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
-            &der,
-            &random,
-        ) {
-            Ok(pair) => Signer::Ecdsa(pair),
-            Err(_) => Signer::Rsa(
-                signature::RsaKeyPair::from_pkcs8(&der).map_err(|error| KeyError::Rejected(error.to_string()))?,
-            ),
-        };
+        let signer =
+            match signature::EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random) {
+                Ok(pair) => Signer::Ecdsa(pair),
+                Err(_) => Signer::Rsa(
+                    signature::RsaKeyPair::from_pkcs8(&der).map_err(|error| KeyError::Rejected(error.to_string()))?,
+                ),
+            };
         let signing_key = signer.verifying_key();
         let mut verifying = vec![signing_key.clone()];
         for pem in old_keys {
@@ -255,8 +252,7 @@ impl VerifyingKey {
     }
 
     fn from_spki(der: &[u8]) -> Result<VerifyingKey, KeyError> {
-        let (_, info) =
-            SubjectPublicKeyInfo::from_der(der).map_err(|error| KeyError::Rejected(error.to_string()))?;
+        let (_, info) = SubjectPublicKeyInfo::from_der(der).map_err(|error| KeyError::Rejected(error.to_string()))?;
         let raw = info.subject_public_key.data.to_vec();
         Ok(match info.parsed() {
             Ok(x509_parser::public_key::PublicKey::RSA(_)) => VerifyingKey::new("RS256", raw),
@@ -382,11 +378,9 @@ mod tests {
     use super::*;
 
     fn issuer() -> TokenIssuer {
-        let pair = signature::EcdsaKeyPair::generate_pkcs8(
-            &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
-            &SystemRandom::new(),
-        )
-        .unwrap();
+        let pair =
+            signature::EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .unwrap();
         let body = base64::engine::general_purpose::STANDARD.encode(pair.as_ref());
         let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
         TokenIssuer::new("https://kubernetes.default.svc.cluster.local", Vec::new(), &pem, &[]).unwrap()

@@ -36,9 +36,7 @@ impl CaSet {
     /// Whether the chain (leaf first) leads to one of the CAs, now, for client use.
     pub fn verifies(&self, chain: &[CertificateDer<'static>]) -> bool {
         match (&self.0, chain.split_first()) {
-            (Some(verifier), Some((leaf, rest))) => {
-                verifier.verify_client_cert(leaf, rest, UnixTime::now()).is_ok()
-            }
+            (Some(verifier), Some((leaf, rest))) => verifier.verify_client_cert(leaf, rest, UnixTime::now()).is_ok(),
             _ => false,
         }
     }
@@ -53,9 +51,7 @@ pub struct Subject {
 /// Reads the subject; `None` when the certificate or its common name is missing.
 pub fn subject(certificate: &CertificateDer<'_>) -> Option<Subject> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
-        attribute.as_str().map(str::to_owned).ok()
-    };
+    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().map(str::to_owned).ok();
     let common_name = parsed.subject().iter_common_name().find_map(text)?;
     let organizations = parsed.subject().iter_organization().filter_map(text).collect();
     Some(Subject { common_name, organizations })
@@ -70,7 +66,6 @@ pub fn user(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
     let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let mut user = UserInfo { username: common_name, groups: organizations, ..UserInfo::default() };
-    user.extra
-        .insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hex}")]);
+    user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hex}")]);
     Some(user)
 }

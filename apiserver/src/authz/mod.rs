@@ -129,8 +129,11 @@ pub fn forbidden(attributes: &Attributes, decision: &Decision) -> skiff_api::Sta
         return skiff_api::Status::forbidden("", "", "", why);
     }
     let full = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
-    let scope =
-        if namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace \"{namespace}\"") };
+    let scope = if namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace \"{namespace}\"")
+    };
     let why = format!("User \"{user}\" cannot {verb} resource \"{full}\" in API group \"{group}\" {scope}{reason}");
     skiff_api::Status::forbidden(group, resource, name, why)
 }
@@ -153,7 +156,8 @@ mod tests {
             status.message,
             "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"n\""
         );
-        let path = Attributes { verb: "get".to_owned(), path: "/metrics".to_owned(), resource: String::new(), ..attributes };
+        let path =
+            Attributes { verb: "get".to_owned(), path: "/metrics".to_owned(), resource: String::new(), ..attributes };
         let status = forbidden(&path, &Decision::NoOpinion(String::new()));
         assert_eq!(status.message, "forbidden: User \"jane\" cannot get path \"/metrics\"");
     }

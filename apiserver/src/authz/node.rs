@@ -150,7 +150,11 @@ fn rules() -> Vec<PolicyRule> {
         rule(READ, "storage.k8s.io", &["csidrivers", "storageclasses", "volumeattachments"]),
         rule(&["create", "get", "list", "watch"], "certificates.k8s.io", &["certificatesigningrequests"]),
         rule(READ, "resource.k8s.io", &["resourceclaims"]),
-        rule(&["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"], "resource.k8s.io", &["resourceslices"]),
+        rule(
+            &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"],
+            "resource.k8s.io",
+            &["resourceslices"],
+        ),
     ]
 }
 

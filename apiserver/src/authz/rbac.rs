@@ -208,12 +208,18 @@ mod tests {
     #[test]
     fn role_bindings_reach_their_namespace_only() {
         let rbac = rbac(&[
-            ("clusterroles", json!({"kind": "ClusterRole", "metadata": {"name": "view"}, "rules": [
+            (
+                "clusterroles",
+                json!({"kind": "ClusterRole", "metadata": {"name": "view"}, "rules": [
                 {"verbs": ["get"], "apiGroups": [""], "resources": ["pods", "pods/log"]},
-                {"verbs": ["update"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["mine"]}]})),
-            ("rolebindings", json!({"kind": "RoleBinding", "metadata": {"name": "b", "namespace": "n"},
+                {"verbs": ["update"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["mine"]}]}),
+            ),
+            (
+                "rolebindings",
+                json!({"kind": "RoleBinding", "metadata": {"name": "b", "namespace": "n"},
                 "subjects": [{"kind": "ServiceAccount", "name": "sa"}, {"kind": "Group", "name": "team"}],
-                "roleRef": {"kind": "ClusterRole", "name": "view"}})),
+                "roleRef": {"kind": "ClusterRole", "name": "view"}}),
+            ),
         ]);
         let account = UserInfo::new("system:serviceaccount:n:sa", &[]);
         let member = UserInfo::new("jane", &["team"]);

@@ -142,7 +142,12 @@ fn copy_field(from: &Value, to: &mut Value, name: &str) {
 }
 
 /// Field errors of `metadata`.
-pub fn validate(row: &Resource, op: Operation<'_>, new: &Value, name_errors: &dyn Fn(&str, bool) -> Vec<String>) -> Vec<Cause> {
+pub fn validate(
+    row: &Resource,
+    op: Operation<'_>,
+    new: &Value,
+    name_errors: &dyn Fn(&str, bool) -> Vec<String>,
+) -> Vec<Cause> {
     let mut errors = Errors::new();
     match op.old() {
         None => {
@@ -197,14 +202,22 @@ fn validate_owners(errors: &mut Errors, path: &Path<'_>, owners: Option<&Vec<Val
         let at = path.index(index);
         for name in ["apiVersion", "kind", "name", "uid"] {
             if owner[name].as_str().unwrap_or_default().is_empty() {
-                errors.invalid(&at.child(name), "", format!("{} must not be empty", if name == "apiVersion" { "version" } else { name }));
+                errors.invalid(
+                    &at.child(name),
+                    "",
+                    format!("{} must not be empty", if name == "apiVersion" { "version" } else { name }),
+                );
             }
         }
         if owner["apiVersion"] == "v1" && owner["kind"] == "Event" {
             errors.invalid(&at, owner, "Event is disallowed from being an owner");
         }
         if owner["controller"] == true {
-            let this = format!("{}/{}", owner["kind"].as_str().unwrap_or_default(), owner["name"].as_str().unwrap_or_default());
+            let this = format!(
+                "{}/{}",
+                owner["kind"].as_str().unwrap_or_default(),
+                owner["name"].as_str().unwrap_or_default()
+            );
             if let Some(first) = &controller {
                 errors.invalid(
                     path,
@@ -300,7 +313,10 @@ mod tests {
     fn propagation_becomes_finalizers() {
         let object = json!({"metadata": {"finalizers": ["a", "orphan"]}});
         assert_eq!(deletion_finalizers(&object, None, false), ["a", "orphan"]);
-        assert_eq!(deletion_finalizers(&object, Some(PropagationPolicy::Foreground), false), ["a", "foregroundDeletion"]);
+        assert_eq!(
+            deletion_finalizers(&object, Some(PropagationPolicy::Foreground), false),
+            ["a", "foregroundDeletion"]
+        );
         assert_eq!(deletion_finalizers(&object, Some(PropagationPolicy::Background), true), ["a"]);
         assert_eq!(deletion_finalizers(&json!({}), None, true), ["orphan"]);
     }

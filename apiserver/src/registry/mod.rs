@@ -12,14 +12,14 @@ pub mod endpoint;
 pub mod meta;
 pub mod names;
 pub mod rbac;
+mod remove;
 pub mod scheduling;
 pub mod storage;
-mod remove;
 pub mod store;
 pub mod strategy;
-pub mod write;
 pub mod validation;
 pub mod value;
+pub mod write;
 
 use std::{collections::HashMap, sync::Arc};
 

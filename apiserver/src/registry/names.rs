@@ -4,7 +4,11 @@ use skiff_api::names;
 
 /// A prefix may end in what only a longer name makes valid.
 fn complete(name: &str, prefix: bool) -> String {
-    if prefix { name.strip_suffix('-').map_or_else(|| name.to_owned(), |cut| format!("{cut}a")) } else { name.to_owned() }
+    if prefix {
+        name.strip_suffix('-').map_or_else(|| name.to_owned(), |cut| format!("{cut}a"))
+    } else {
+        name.to_owned()
+    }
 }
 
 /// DNS-1123 subdomain: the rule of most names.

@@ -57,7 +57,9 @@ pub(crate) enum Change {
         ttl_seconds: Option<u64>,
     },
     /// Remove; `last` is the final state to show the client.
-    Remove { last: Value },
+    Remove {
+        last: Value,
+    },
 }
 
 /// What became of a write.
@@ -137,8 +139,7 @@ impl Store {
     /// The present state of an object, in its storage version; 404 when there is none.
     pub async fn get(&self, row: &Resource, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
         self.caches.catch_up().await?;
-        self.cached(row, namespace, name)
-            .ok_or_else(|| Status::not_found(&row.group, &row.plural, name))
+        self.cached(row, namespace, name).ok_or_else(|| Status::not_found(&row.group, &row.plural, name))
     }
 
     /// What the cache holds now, without waiting.
@@ -210,9 +211,7 @@ impl Store {
         let expected = old.map(|old| old.revision);
         let dry_run = request.options.dry_run;
         match (change, old) {
-            (Change::Keep, Some(old)) => {
-                Ok(Ok(Written::Stored { object: Arc::clone(old), created: false }))
-            }
+            (Change::Keep, Some(old)) => Ok(Ok(Written::Stored { object: Arc::clone(old), created: false })),
             (Change::Keep, None) => Err(Status::not_found(&request.row.group, &request.row.plural, request.name)),
             (Change::Write { value, ttl_seconds }, _) => {
                 let bytes = codec::encode(&value).map_err(Status::internal)?;

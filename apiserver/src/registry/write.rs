@@ -77,7 +77,8 @@ impl Store {
         let attempts = if generate { limits::GENERATE_NAME_ATTEMPTS_MAX } else { 1 };
         let mut result = Err(Status::internal("no attempt was made"));
         for _ in 0..attempts {
-            let name = if generate { skiff_api::names::generate_name(&prefix, &mut rand::rng()) } else { given.clone() };
+            let name =
+                if generate { skiff_api::names::generate_name(&prefix, &mut rand::rng()) } else { given.clone() };
             let mut body = body.clone();
             meta::metadata_mut(&mut body).insert("name".to_owned(), json!(name));
             let edit = move |_: Option<&Value>| Ok(Edited { object: body.clone(), applied: false });
@@ -437,7 +438,6 @@ fn operation<'o>(subresource: &str, old: &'o Value) -> Operation<'o> {
 
 /// Subresources that share the kind have known names.
 fn subresource_name(name: &str) -> &'static str {
-    const NAMES: [&str; 7] =
-        ["scale", "finalize", "approval", "ephemeralcontainers", "resize", "binding", "eviction"];
+    const NAMES: [&str; 7] = ["scale", "finalize", "approval", "ephemeralcontainers", "resize", "binding", "eviction"];
     NAMES.into_iter().find(|known| *known == name).unwrap_or("")
 }

@@ -7,12 +7,7 @@ use skiff_api::{GroupVersionKind, Object, Status, codec, schema::Root, status::D
 use skiff_client::PropagationPolicy;
 
 use super::{Call, answer, format_of};
-use crate::{
-    body::Body,
-    options::DeleteOptions,
-    registry::store::Written,
-    render, wire,
-};
+use crate::{body::Body, options::DeleteOptions, registry::store::Written, render, wire};
 
 /// Kinds whose deletion answers with the object instead of a Status.
 const RETURN_OBJECT: [&str; 9] = [
@@ -66,7 +61,8 @@ pub(super) fn read_options(call: &Call<'_>, body: &Bytes) -> Result<DeleteOption
         return DeleteOptions::parse(&Value::Null, &call.query);
     }
     let gvk = GroupVersionKind::new("", "v1", "DeleteOptions");
-    let format = format_of(call).ok_or_else(|| wire::unsupported_media_type(&[wire::JSON, wire::YAML, wire::PROTOBUF]))?;
+    let format =
+        format_of(call).ok_or_else(|| wire::unsupported_media_type(&[wire::JSON, wire::YAML, wire::PROTOBUF]))?;
     // The body may name the group of the resource or `meta.k8s.io`: only its fields count.
     let value = match format {
         wire::Format::Protobuf => codec::protobuf::decode_object(body)

@@ -28,8 +28,7 @@ pub(super) async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Re
 }
 
 async fn one(call: &Call<'_>, write: &WriteOptions, options: &DeleteOptions, object: &Object) -> Result<(), Status> {
-    let request =
-        WriteRequest { namespace: &object.meta.namespace, ..call.write_request(write, &object.meta.name) };
+    let request = WriteRequest { namespace: &object.meta.namespace, ..call.write_request(write, &object.meta.name) };
     match call.store.delete(&request, options).await {
         // Somebody else was faster, which is as good.
         Err(status) if status.is(Reason::NotFound) => Ok(()),

@@ -45,7 +45,8 @@ pub(super) async fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
 
 /// What a list (or deletecollection) is about.
 pub(super) fn selection(call: &Call<'_>, options: &ListOptions) -> Result<Selection, Status> {
-    let selection = Selection::parse(&call.row, call.list_namespace(), &options.label_selector, &options.field_selector)?;
+    let selection =
+        Selection::parse(&call.row, call.list_namespace(), &options.label_selector, &options.field_selector)?;
     // The namespace "namespaces/n" names is the object itself, which has none.
     Ok(if call.info.has_name_segment() { selection.with_name(&call.info.name) } else { selection })
 }
@@ -174,7 +175,8 @@ async fn page_at(
     let mut from = after.map(|after| format!("{}{after}", cache.prefix));
     let mut objects = Vec::new();
     loop {
-        let page = call.store.backend.list(&prefix, from.as_deref(), Some(limits::LIST_PAGE_KEYS), Some(revision)).await;
+        let page =
+            call.store.backend.list(&prefix, from.as_deref(), Some(limits::LIST_PAGE_KEYS), Some(revision)).await;
         let page = match (page, after) {
             (Err(StorageError::Compacted), Some(after)) => return Err(expired(after)),
             (other, _) => other?,

@@ -22,7 +22,10 @@ use crate::{
     body::{self, Body},
     negotiation::{Negotiated, Offer, View, negotiate},
     options::{Query, WriteOptions},
-    registry::{View as ObjectView, store::{Store, WriteRequest}},
+    registry::{
+        View as ObjectView,
+        store::{Store, WriteRequest},
+    },
     render::{self, Style},
     request_info::{RequestInfo, query_bool},
     table::IncludeObject,
@@ -46,10 +49,7 @@ pub(crate) struct Call<'a> {
 
 /// Finds row, subresource and verb of a request; 404 or 405.
 pub(crate) fn resolve(store: &Store, info: &RequestInfo) -> Result<(Arc<Resource>, Option<Subresource>), Status> {
-    let row = store
-        .resources
-        .lookup(&info.group, &info.version, &info.resource)
-        .ok_or_else(Status::no_route)?;
+    let row = store.resources.lookup(&info.group, &info.version, &info.resource).ok_or_else(Status::no_route)?;
     let scoped_by_name = info.resource == "namespaces" && info.group.is_empty();
     if !row.namespaced && !info.namespace.is_empty() && !scoped_by_name {
         return Err(Status::no_route());
@@ -81,7 +81,10 @@ impl Call<'_> {
     }
 
     fn not_allowed(&self) -> Status {
-        Status::failure(skiff_api::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+        Status::failure(
+            skiff_api::Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        )
     }
 
     fn user_agent(&self) -> &str {

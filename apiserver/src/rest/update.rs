@@ -15,6 +15,13 @@ pub(super) async fn update(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     call.style(call.offer())?;
     let options = call.write_options()?;
     let value = call.decode(&body, &options)?;
+    let name = meta::text(&value, "name");
+    if !name.is_empty() && name != call.info.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.info.name
+        )));
+    }
     let request = call.write_request(&options, &call.info.name);
     let view = call.view();
     let edit = |old: Option<&Value>| match (&view, old) {

@@ -127,7 +127,7 @@ impl Stream {
             match self.watcher.take(BATCH_EVENTS) {
                 Ok(events) if events.is_empty() => {}
                 Ok(events) => {
-                    for event in &events {
+                    for event in events.iter().filter(|event| !self.watcher.knows(event)) {
                         self.last = event.revision;
                         if let Some(seen) = event.through(&self.selection) {
                             self.encoder.seen(&mut out, &seen);

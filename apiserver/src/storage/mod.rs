@@ -31,9 +31,9 @@ pub enum StorageError {
 impl From<StorageError> for Status {
     fn from(error: StorageError) -> Status {
         match error {
-            StorageError::Compacted => Status::expired(
-                "The provided resource version is too old: the requested history has been compacted.",
-            ),
+            StorageError::Compacted => {
+                Status::expired("The provided resource version is too old: the requested history has been compacted.")
+            }
             StorageError::Future => Status::timeout("Too large resource version", 1),
             StorageError::TooLarge => {
                 Status::failure(skiff_api::Reason::RequestEntityTooLarge, "etcdserver: request is too large")

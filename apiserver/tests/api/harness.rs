@@ -137,8 +137,8 @@ fn encode(value: &Value) -> Bytes {
 pub async fn answer(response: Response<body::Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
-    let body = serde_json::from_slice(&bytes)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    let body =
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
     Answer { code: parts.status.as_u16(), headers: parts.headers, body }
 }
 

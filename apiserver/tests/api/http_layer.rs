@@ -92,19 +92,14 @@ async fn answers_are_compressed_and_indented_when_asked() {
         map["data"]["k"] = json!("x".repeat(5000));
         api.post(MAPS, map).await;
     }
-    let request = http::Request::builder()
-        .uri(MAPS)
-        .header("accept-encoding", "gzip")
-        .body(body::full(Bytes::new()))
-        .unwrap();
+    let request =
+        http::Request::builder().uri(MAPS).header("accept-encoding", "gzip").body(body::full(Bytes::new())).unwrap();
     let response = api.server.handle_as(request, admin()).await;
     assert_eq!(response.headers()["content-encoding"], "gzip");
     let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
     assert!(bytes.len() < 100_000);
-    let request = http::Request::builder()
-        .uri(format!("{MAPS}/m1?pretty=true"))
-        .body(body::full(Bytes::new()))
-        .unwrap();
+    let request =
+        http::Request::builder().uri(format!("{MAPS}/m1?pretty=true")).body(body::full(Bytes::new())).unwrap();
     let response = api.server.handle_as(request, admin()).await;
     let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
     assert!(String::from_utf8_lossy(&bytes).contains("\n  \"kind\": \"ConfigMap\""));
@@ -119,7 +114,12 @@ async fn a_pod_is_deleted_gracefully_once_it_has_a_node() {
     let made = api.post(pods, pod).await;
     assert_eq!(made.code, 201, "{}", made.body);
     let dying = api.delete(&format!("{pods}/p"), json!(null)).await;
-    assert_eq!((dying.code, &dying.body["metadata"]["deletionGracePeriodSeconds"]), (200, &json!(30)), "{}", dying.body);
+    assert_eq!(
+        (dying.code, &dying.body["metadata"]["deletionGracePeriodSeconds"]),
+        (200, &json!(30)),
+        "{}",
+        dying.body
+    );
     let now = api.delete(&format!("{pods}/p"), json!({"gracePeriodSeconds": 0})).await;
     assert_eq!(now.code, 200);
     assert_eq!(api.get(&format!("{pods}/p")).await.code, 404);

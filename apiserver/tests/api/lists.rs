@@ -73,6 +73,7 @@ async fn versions_are_honoured() {
     let api = filled().await;
     let now = api.get(MAPS).await.body["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     api.post(MAPS, config_map("later")).await;
+    assert_eq!(names(&api.get(MAPS).await.body).len(), 8, "reads see earlier writes");
     let exact = api.get(&format!("{MAPS}?resourceVersion={now}&resourceVersionMatch=Exact")).await.body;
     assert_eq!(names(&exact).len(), 7);
     let newer = api.get(&format!("{MAPS}?resourceVersion={now}")).await.body;

@@ -79,8 +79,7 @@ async fn a_watch_ends_at_its_timeout_with_a_bookmark() {
 #[tokio::test]
 async fn a_table_watch_sends_columns_once() {
     let api = start().await;
-    let mut watch =
-        api.watch(&format!("{MAPS}?watch=1"), "application/json;as=Table;v=v1;g=meta.k8s.io").await;
+    let mut watch = api.watch(&format!("{MAPS}?watch=1"), "application/json;as=Table;v=v1;g=meta.k8s.io").await;
     api.post(MAPS, config_map("a")).await;
     api.post(MAPS, config_map("b")).await;
     let first = watch.next().await.unwrap();
