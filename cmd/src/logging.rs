@@ -1,5 +1,7 @@
 //! Structured logs on standard error: every line names its component.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::flags::{Settings, SettingsError};
@@ -19,7 +21,8 @@ pub fn start(settings: &Settings) -> Result<(), SettingsError> {
             registry.with(layer).try_init()
         }
         Some("text") | None => {
-            registry.with(fmt::layer().with_target(false).with_writer(std::io::stderr)).try_init()
+            let colours = std::io::stderr().is_terminal();
+            registry.with(fmt::layer().with_ansi(colours).with_target(false).with_writer(std::io::stderr)).try_init()
         }
         Some(other) => return Err(SettingsError::new("log-format", format!("{other:?} is not text or json"))),
     };

@@ -56,15 +56,11 @@ impl AgentSettings {
             data_dir,
         })
     }
-
-    /// A short text that differs between data folders, for names of things that
-    /// all Skiffs of a host share; empty for the default folder.
-    pub fn instance(&self) -> String {
-        instance(&self.data_dir)
-    }
 }
 
-fn instance(data_dir: &std::path::Path) -> String {
+/// A short text that differs between data folders, for names of things that all
+/// Skiffs of a host share; empty for the default folder.
+pub fn instance_of(data_dir: &std::path::Path) -> String {
     if data_dir == std::path::Path::new(DEFAULT_DATA_DIR) {
         return String::new();
     }
@@ -72,8 +68,9 @@ fn instance(data_dir: &std::path::Path) -> String {
     digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn cgroup_root(data_dir: &std::path::Path) -> String {
-    match instance(data_dir).as_str() {
+/// The default of `--cgroup-root`.
+pub fn cgroup_root(data_dir: &std::path::Path) -> String {
+    match instance_of(data_dir).as_str() {
         "" => "/".to_owned(),
         instance => format!("/skiff-{instance}"),
     }

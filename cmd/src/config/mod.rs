@@ -4,6 +4,6 @@ mod agent;
 mod file;
 mod server;
 
-pub use agent::{AgentSettings, DEFAULT_DATA_DIR};
+pub use agent::{AgentSettings, DEFAULT_DATA_DIR, cgroup_root, instance_of};
 pub use file::{ConfigError, file_arguments};
 pub use server::{FlannelBackend, ServerSettings};

@@ -1,22 +1,241 @@
 //! Makes this host a node: the same on a server and on an agent.
 
-use std::path::Path;
+mod killall;
+mod layout;
 
-use anyhow::{Result, bail};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
+use skiff_agent::{AgentConfig, AgentEvent, EventSinkFn, RuntimeConfig};
+use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_client::{Client, Snapshot};
-use skiff_apiserver::ApiServer;
+use skiff_host::{cgroup::Cgroups, nftables::Nft};
+use skiff_network::{flannel, proxy};
+use tokio::sync::watch;
 
-use crate::{config::{AgentSettings, ServerSettings}, payload::Binaries, pki::{KeyAndCertificate, ServerPki}, progress::Progress, supervision::Supervision, supervisor::ClusterConfig};
+pub use killall::killall;
+pub use layout::Layout;
+
+use crate::{
+    config::{AgentSettings, ServerSettings},
+    payload::Binaries,
+    pki::{KeyAndCertificate, Leaf, ServerPki},
+    progress::Progress,
+    supervision::Supervision,
+    supervisor::ClusterConfig,
+    system_image,
+};
+
+/// How long a fresh node may take before a person is told what is missing.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Facts of the cluster that a node needs.
+pub struct Cluster {
+    pub cluster_cidr: IpNet,
+    pub cluster_dns: IpAddr,
+    pub cluster_domain: String,
+    /// `None`: another network plugin is brought by the user.
+    pub backend: Option<flannel::Backend>,
+}
+
+impl Cluster {
+    /// From what a server told.
+    pub fn from_config(config: &ClusterConfig) -> Result<Cluster> {
+        Ok(Cluster {
+            cluster_cidr: config.cluster_cidr.parse().context("clusterCidr")?,
+            cluster_dns: config.cluster_dns.parse().context("clusterDns")?,
+            cluster_domain: config.cluster_domain.clone(),
+            backend: flannel::Backend::from_name(&config.flannel_backend),
+        })
+    }
+}
+
+/// Who the node is.
+pub struct NodeIdentity {
+    /// Speaks as `system:node:<name>`.
+    pub client: Client,
+    /// The kubelet's serving certificate.
+    pub serving: KeyAndCertificate,
+    /// Whose client certificates the kubelet accepts.
+    pub client_ca_pem: String,
+    /// Reference of the system image.
+    pub system_image: String,
+}
 
 /// Whether this process may do what a node needs.
 pub fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
-pub fn check_host() -> Result<()> { skiff_host::cgroup::Cgroups::detect()?; Ok(()) }
-pub async fn killall(_data_dir: &Path, _dry_run: bool) -> Result<()> { bail!("x") }
-pub struct Cluster { pub cluster_cidr: IpNet }
-impl Cluster { pub fn from_config(c: &ClusterConfig) -> Result<Cluster> { Ok(Cluster{cluster_cidr: c.cluster_cidr.parse()?}) } }
-pub struct NodeIdentity { pub client: Client, pub serving: KeyAndCertificate, pub client_ca_pem: String, pub system_image: String }
-pub async fn start(_: &AgentSettings, _: &Cluster, _: NodeIdentity, _: Snapshot, _: Binaries, _: &Progress, _: &mut Supervision) -> Result<()> { bail!("x") }
-pub async fn start_on_server(_: &ServerSettings, _: &ServerPki, _: &ApiServer, _: Binaries, _: &Progress, _: &mut Supervision) -> Result<()> { bail!("x") }
+
+/// What no node can do without, told before anything is started.
+pub fn check_host() -> Result<()> {
+    let cgroups = Cgroups::detect()?;
+    for controller in ["cpu", "memory", "pids"] {
+        if !cgroups.has(controller) {
+            return Err(anyhow!(
+                "the cgroup controller {controller:?} is missing on this host; containers cannot be limited without it. \
+                 On a Raspberry Pi add \"cgroup_memory=1 cgroup_enable=memory\" to the kernel command line and reboot"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Makes a node of the server's own host: its client needs no socket, and its
+/// stores are the API server's.
+pub async fn start_on_server(
+    settings: &ServerSettings,
+    pki: &ServerPki,
+    server: &ApiServer,
+    binaries: Binaries,
+    progress: &Progress,
+    supervision: &mut Supervision,
+) -> Result<()> {
+    let node = &settings.node;
+    let user = UserInfo::new(format!("system:node:{}", node.node_name), &["system:nodes"]);
+    let names = vec![node.node_name.clone(), "localhost".to_owned(), "127.0.0.1".to_owned(), node.node_ip.to_string()];
+    let leaf = Leaf::server(&format!("system:node:{}", node.node_name), &names);
+    let folder = node.data_dir.join("agent");
+    let identity = NodeIdentity {
+        client: server.client(user, "kubelet"),
+        serving: KeyAndCertificate::load_or_issue(&folder, "serving-kubelet", &pki.server_ca, &leaf)?,
+        client_ca_pem: pki.client_ca.certificate_pem.clone(),
+        system_image: system_image::write(&folder.join("images"))?.reference,
+    };
+    let cluster = Cluster {
+        cluster_cidr: settings.cluster_cidr,
+        cluster_dns: settings.cluster_dns,
+        cluster_domain: settings.cluster_domain.clone(),
+        backend: flannel::Backend::from_name(settings.flannel_backend.name()),
+    };
+    start(node, &cluster, identity, server.snapshot(), binaries, progress, supervision).await
+}
+
+/// Starts network and node agent, and waits until the node is Ready.
+pub async fn start(
+    settings: &AgentSettings,
+    cluster: &Cluster,
+    identity: NodeIdentity,
+    snapshot: Snapshot,
+    binaries: Binaries,
+    progress: &Progress,
+    supervision: &mut Supervision,
+) -> Result<()> {
+    let layout = Layout::new(&settings.data_dir, &settings.cgroup_root);
+    layout.link_cni_plugin().context("install the CNI plugin")?;
+    let nft = Nft::new(binaries.require("nft")?);
+    let token = supervision.stage("node", Duration::from_secs(10));
+    if let Some(backend) = cluster.backend.clone() {
+        let config = network_config(settings, cluster, &layout, backend, nft.clone());
+        let (client, snapshot, token) = (identity.client.with_user_agent("flannel"), snapshot.clone(), token.clone());
+        supervision.spawn("pod network", async move {
+            flannel::run(config, client, snapshot, token).await;
+            Ok(())
+        });
+    }
+    let config = proxy::ProxyConfig {
+        node_name: settings.node_name.clone(),
+        cluster_cidrs: vec![cluster.cluster_cidr],
+        nft,
+        table_suffix: String::new(),
+        localhost_node_ports: false,
+    };
+    supervision.spawn("service proxy", {
+        let (snapshot, token) = (snapshot.clone(), token.clone());
+        async move {
+            proxy::run(config, snapshot, token).await;
+            Ok(())
+        }
+    });
+    let step = progress.step("Node");
+    let (ready, mut becomes_ready) = watch::channel(false);
+    let events = events(progress.clone(), ready);
+    let config = agent_config(settings, cluster, &layout, identity, snapshot, &binaries)?;
+    supervision.spawn("node agent", async move { Ok(skiff_agent::run(config, events, token).await?) });
+    let wait = becomes_ready.wait_for(|ready| *ready);
+    tokio::select! {
+        ended = tokio::time::timeout(READY_PATIENCE, wait) => match ended {
+            Ok(_) => step.done(&settings.node_name),
+            Err(_) => {
+                step.done("not Ready yet; `skiff kubectl describe node` says why, and -v shows what is going on");
+            }
+        },
+        error = supervision.failed() => return Err(error),
+    }
+    Ok(())
+}
+
+/// Shows what the node agent is at.
+fn events(progress: Progress, ready: watch::Sender<bool>) -> EventSinkFn {
+    Arc::new(move |event| match event {
+        AgentEvent::RuntimeReady { version } => progress.transient(&format!("containerd {version} is up")),
+        AgentEvent::ImageArchive(report) => progress.transient(&format!("image archive: {report:?}")),
+        AgentEvent::ImagesImported => progress.transient("images are imported"),
+        AgentEvent::NodeRegistered => progress.transient("the node is registered"),
+        AgentEvent::NodeReady(now) => {
+            ready.send_replace(now);
+        }
+        AgentEvent::PodRunning { .. } => {}
+    })
+}
+
+fn network_config(
+    settings: &AgentSettings,
+    cluster: &Cluster,
+    layout: &Layout,
+    backend: flannel::Backend,
+    nft: Nft,
+) -> flannel::NetworkConfig {
+    flannel::NetworkConfig {
+        node_name: settings.node_name.clone(),
+        node_ips: vec![settings.node_ip],
+        interface: settings.flannel_interface.clone(),
+        cluster_cidrs: vec![cluster.cluster_cidr],
+        backend,
+        net_conf_file: None,
+        cni_conf_dir: layout.containerd().cni_conf_dir,
+        cni_data_dir: layout.cni_data_dir(),
+        subnet_file: layout.subnet_file(),
+        bridge: layout.bridge().to_owned(),
+        nft,
+        table_suffix: String::new(),
+    }
+}
+
+fn agent_config(
+    settings: &AgentSettings,
+    cluster: &Cluster,
+    layout: &Layout,
+    identity: NodeIdentity,
+    snapshot: Snapshot,
+    binaries: &Binaries,
+) -> Result<AgentConfig> {
+    let mut containerd = layout.containerd();
+    containerd.sandbox_image = settings.pause_image.clone().unwrap_or(identity.system_image);
+    containerd.bin_dirs = binaries.folders().to_vec();
+    containerd.snapshotter = Some(settings.snapshotter.clone());
+    let runtime = RuntimeConfig::Supervised(Box::new(containerd));
+    let mut config = AgentConfig::new(&settings.node_name, settings.data_dir.clone(), runtime, identity.client);
+    config.node_ips = vec![settings.node_ip];
+    config.pod_log_dir = Some(layout.pod_log_dir());
+    config.snapshot = Some(snapshot);
+    config.cluster_dns = vec![cluster.cluster_dns];
+    config.cluster_domain = cluster.cluster_domain.clone();
+    config.resolv_conf = settings.resolv_conf.clone();
+    config.cgroup_root = layout.cgroup_root.clone();
+    config.kubelet_port = settings.kubelet_port;
+    config.labels = settings.labels.iter().cloned().collect();
+    config.taints = settings.taints.iter().map(|taint| taint_of(taint)).collect();
+    config.max_pods = settings.max_pods;
+    config.kubelet_version = crate::version::VERSION.to_owned();
+    Ok(config)
+}
+
+/// `key=value:Effect`; the form was checked when the flag was read.
+fn taint_of(text: &str) -> k8s_openapi::api::core::v1::Taint {
+    let (rest, effect) = text.rsplit_once(':').unwrap_or((text, "NoSchedule"));
+    let (key, value) = rest.split_once('=').map_or((rest, None), |(key, value)| (key, Some(value.to_owned())));
+    k8s_openapi::api::core::v1::Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None }
+}

@@ -1,7 +1,6 @@
 //! Unpacks the payload once, and says where each tool is.
 
 use std::{
-    ffi::OsString,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -47,9 +46,9 @@ impl Binaries {
         self.folders.iter().map(|folder| folder.join(program)).find(|path| path.is_file())
     }
 
-    /// The value of `PATH` for child processes.
-    pub fn search_path(&self) -> OsString {
-        std::env::join_paths(&self.folders).unwrap_or_default()
+    /// All folders, in order.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
     }
 
     /// A program, or an error that says how to get it.

@@ -61,14 +61,14 @@ impl ControlPlane {
         });
         server.ready().await;
         let plane = ControlPlane { server };
-        /*BOOT let bootstrap = skiff_apiserver::bootstrap::Bootstrap {
+        let bootstrap = skiff_apiserver::bootstrap::Bootstrap {
             client_ca_pem: pki.client_ca.certificate_pem.clone(),
             request_header_ca_pem: pki.request_header_ca.certificate_pem.clone(),
             service_cidrs: vec![settings.service_cidr],
             advertise_address: settings.advertise_address,
             advertise_port: settings.port,
         };
-        plane.bootstrap(bootstrap).await?; BOOT*/
+        plane.bootstrap(bootstrap).await?;
         let supervisor = Arc::new(Supervisor::new(
             Arc::clone(pki),
             secrets,
@@ -92,14 +92,13 @@ impl ControlPlane {
         self.server.client(UserInfo::new(SUPERVISOR, &["system:masters"]), user_agent)
     }
 
-    /*BOOT async fn bootstrap(&self, bootstrap: skiff_apiserver::bootstrap::Bootstrap) -> Result<()> {
+    async fn bootstrap(&self, bootstrap: skiff_apiserver::bootstrap::Bootstrap) -> Result<()> {
         if let Some(row) = crate::deploy::addon::resource() {
             self.server.add_resource(row).await.context("serve addons")?;
         }
         bootstrap.run(&self.supervisor_client("skiff")).await.context("create the objects every cluster has")
     }
 
-BOOT*/
     /// The supervisor's paths in front of the API's, on one listener.
     fn serve(
         &self,
