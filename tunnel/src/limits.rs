@@ -43,3 +43,5 @@ pub const STABLE_AFTER: Duration = Duration::from_secs(10);
 pub const SESSION_WAIT: Duration = Duration::from_secs(10);
 /// Longest time a session gives the socket to take its last frames when it ends.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time a reset stream has to hand what had arrived to its target. Then its connection is dropped.
+pub const RESET_GRACE: Duration = Duration::from_secs(2);

@@ -17,7 +17,7 @@ use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{self, Message, protocol::WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ use crate::frame::{Frame, StreamId, Target};
 use crate::keepalive::{Due, KeepAlive};
 use crate::limits::{
     CONTROL_FRAMES_MAX, DATA_LEN_MAX, DEAD_AFTER, FAREWELL_TIMEOUT, FRAME_LEN_MAX, OPEN_TIMEOUT, PING_INTERVAL,
-    RESYNC_INTERVAL, STREAMS_MAX, WINDOW_DEFAULT, WINDOW_MAX, WINDOW_MIN,
+    RESET_GRACE, RESYNC_INTERVAL, STREAMS_MAX, WINDOW_DEFAULT, WINDOW_MAX, WINDOW_MIN,
 };
 use crate::mux::{Action, Event, Mux, ProtocolError, Role, credit_threshold};
 use crate::stream::{Answer, DirtyList, Outgoing, Shared, TunnelStream, connected};
@@ -522,7 +522,17 @@ async fn serve_stream(mut stream: TunnelStream, target: Target, dial: DialFn, op
         Err(_) => return stream.refuse(format!("dial {target}: no answer within {open_timeout:?}")),
     };
     stream.accept();
-    if let Err(error) = tokio::io::copy_bidirectional(&mut stream, &mut local).await {
+    let reset = stream.reset_token();
+    // A copy that is stuck writing to the target would not see that nobody is left at the other end.
+    let gone = async {
+        reset.cancelled().await;
+        sleep(RESET_GRACE).await;
+    };
+    let result = tokio::select! {
+        result = tokio::io::copy_bidirectional(&mut stream, &mut local) => result.map(|_| ()),
+        () = gone => Err(io::ErrorKind::ConnectionReset.into()),
+    };
+    if let Err(error) = result {
         tracing::debug!(component = "tunnel", %target, %error, "stream ended early");
     }
 }

@@ -13,6 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use crate::frame::StreamId;
 use crate::limits::{IDLE_BUFFER_LEN_MAX, TX_BUFFER_LEN_MAX};
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) id: StreamId,
     credit_threshold: usize,
     dirty_list: Arc<DirtyList>,
+    /// Cancelled when the stream failed; a stream that finished in order leaves it alone.
+    pub(crate) reset: CancellationToken,
     state: Mutex<State>,
 }
 
@@ -111,7 +114,7 @@ impl Shared {
             reader: None,
             writer: None,
         };
-        Arc::new(Shared { id, credit_threshold, dirty_list, state: Mutex::new(state) })
+        Arc::new(Shared { id, credit_threshold, dirty_list, reset: CancellationToken::new(), state: Mutex::new(state) })
     }
 
     fn mark_dirty(&self, state: &mut State) {
@@ -189,6 +192,9 @@ impl Shared {
         }
         state.tx = BytesMut::new();
         state.wake_all();
+        if kind == io::ErrorKind::ConnectionReset {
+            self.reset.cancel();
+        }
     }
 }
 
@@ -239,6 +245,11 @@ impl TunnelStream {
                 Poll::Pending
             }
         }
+    }
+
+    /// Cancelled when the peer or the session has reset the stream, also while nobody reads or writes it.
+    pub fn reset_token(&self) -> CancellationToken {
+        self.shared.reset.clone()
     }
 
     /// Tells the opener that its stream is connected.

@@ -24,6 +24,7 @@ const ECHO: u16 = 7;
 const SINKHOLE: u16 = 9;
 const DIGEST: u16 = 10;
 const CLOSED: u16 = 11;
+const STUCK: u16 = 12;
 const FORBIDDEN: u16 = 666;
 
 type Socket = WebSocketStream<DuplexStream>;
@@ -35,9 +36,11 @@ struct World {
     state: tokio::sync::watch::Receiver<ConnectionState>,
     /// Cuts the present connection without a word.
     cut: mpsc::Sender<()>,
+    /// Stuck services whose peer has gone.
+    hang_ups: mpsc::Receiver<()>,
 }
 
-async fn service(port: u16, mut io: DuplexStream) -> io::Result<()> {
+async fn service(port: u16, mut io: DuplexStream, hung_up: mpsc::Sender<()>) -> io::Result<()> {
     match port {
         ECHO => {
             let (mut read, mut write) = tokio::io::split(io);
@@ -45,6 +48,14 @@ async fn service(port: u16, mut io: DuplexStream) -> io::Result<()> {
             write.shutdown().await
         }
         SINKHOLE => std::future::pending().await,
+        // Reads nothing, and after ten seconds tells whether its peer has hung up.
+        STUCK => {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            match io.write_all(b".").await {
+                Ok(()) => std::future::pending().await,
+                Err(_) => hung_up.send(()).await.map_err(|_| io::ErrorKind::BrokenPipe.into()),
+            }
+        }
         // Reads to the end, then answers: works only if half-close is kept.
         DIGEST => {
             let mut all = Vec::new();
@@ -73,11 +84,12 @@ fn world(config: SessionConfig, pipe_len: usize) -> World {
     let token = CancellationToken::new();
     let mut tasks = JoinSet::new();
 
+    let (hung_up, hang_ups) = mpsc::channel(16);
     let (spawn, mut spawned) = mpsc::channel::<(u16, DuplexStream)>(16);
     tasks.spawn(async move {
         let mut services = JoinSet::new();
         while let Some((port, io)) = spawned.recv().await {
-            services.spawn(service(port, io));
+            services.spawn(service(port, io, hung_up.clone()));
             while services.try_join_next().is_some() {}
         }
     });
@@ -122,7 +134,7 @@ fn world(config: SessionConfig, pipe_len: usize) -> World {
     let dialer = Dialer::new(dialer);
     let state = dialer.state();
     tasks.spawn(dialer.run(token.clone()));
-    World { sessions, token, tasks, state, cut }
+    World { sessions, token, tasks, state, cut, hang_ups }
 }
 
 impl World {
@@ -336,5 +348,18 @@ async fn streams_opened_from_many_threads_at_once_all_open() {
         result.expect("no stream fails");
     }
     world.settle().await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_stuck_stream_frees_the_node_side_too() {
+    let mut world = world(SessionConfig::default(), 65536);
+    let mut stream = world.open(STUCK).await;
+    let flood = async { while stream.write_all(&[0; 4096]).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(5), flood).await.expect_err("the service reads nothing");
+    drop(stream);
+    world.settle().await;
+    // The node's copy was stuck in a write, and nothing comes from the service that would wake it.
+    tokio::time::timeout(Duration::from_secs(20), world.hang_ups.recv()).await.expect("in time").expect("hung up");
     world.stop().await;
 }

@@ -26,7 +26,7 @@ pub const STATUS_LEN_MAX: usize = 64 * 1024;
 pub const RUN_OUTPUT_LEN_MAX: usize = 16 * 1024 * 1024;
 /// Longest wait for the runtime to accept a connection or a stream.
 pub const RUNTIME_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time between pings to an idle websocket client; a vanished client is noticed by them.
-pub const WEBSOCKET_PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Time between pings to a websocket client; a client that vanished while its input was stuck is noticed by them only.
+pub const WEBSOCKET_PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest wait for a websocket client to take the close.
 pub const WEBSOCKET_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

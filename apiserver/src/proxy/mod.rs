@@ -116,11 +116,11 @@ impl Proxy {
 
     async fn dispatch(&self, call: Call<'_>, request: Request<ClientBody>) -> Result<Response<Body>, Status> {
         match (call.resource, call.subresource) {
-            ("pods", "log") => self.log(call, request).boxed().await,
-            ("pods", "exec") => self.stream(call, Stream::Exec, request).boxed().await,
+            ("pods", "log") => self.log(call, request).await,
+            ("pods", "exec") => self.stream(call, Stream::Exec, request).await,
             ("pods", "attach") => self.stream(call, Stream::Attach, request).await,
             ("pods", "portforward") => self.stream(call, Stream::PortForward, request).await,
-            (_, "proxy") => self.proxy(call, request).boxed().await,
+            (_, "proxy") => self.proxy(call, request).await,
             _ => Err(Status::no_route()),
         }
     }
@@ -232,19 +232,21 @@ impl Proxy {
         }
     }
 
+    /// A node without port, or with its kubelet's, is its kubelet; any other port is spoken to in plain text.
     fn node_backend(&self, target: &Target<'_>) -> Result<(Backend, String), Status> {
-        let Backend::Kubelet { node, port } = self.kubelet(target.name)? else {
-            return Err(Status::internal("a node's backend is its kubelet"));
-        };
+        let node = self.snapshot.get::<Node>("", target.name);
+        let node = node.ok_or_else(|| Status::not_found("", "nodes", target.name))?;
+        let (name, kubelet_port) = (target.name.to_owned(), location::kubelet_port(&node));
         let port = match target.port {
-            "" => port,
+            "" => kubelet_port,
             text => text.parse().map_err(|_| Status::bad_request(format!("invalid node request {text:?}")))?,
         };
-        let host = format!("{node}:{port}");
-        if target.is_https || port == location::KUBELET_PORT {
-            return Ok((Backend::Kubelet { node, port }, host));
-        }
-        Ok((Backend::NodePort { node, port }, host))
+        let host = format!("{name}:{port}");
+        let backend = match port == kubelet_port || target.is_https {
+            true => Backend::Kubelet { node: name, port },
+            false => Backend::NodePort { node: name, port },
+        };
+        Ok((backend, host))
     }
 
     fn pod_backend(&self, namespace: &str, target: &Target<'_>) -> Result<(Backend, String), Status> {

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
+use super::ClientBody;
 use super::dialer::{BoxedIo, NodeDialer};
 use super::limits::CONNECT_TIMEOUT;
 
@@ -88,11 +89,11 @@ impl Transport {
     }
 
     /// Sends a request whose URI holds path and query; returns the answer with its body unread.
-    pub async fn send<B>(&self, backend: &Backend, mut request: Request<B>) -> Result<Response<Body>, TransportError>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
-    {
+    pub async fn send(
+        &self,
+        backend: &Backend,
+        mut request: Request<ClientBody>,
+    ) -> Result<Response<Body>, TransportError> {
         if !request.headers().contains_key(header::HOST)
             && let Backend::Kubelet { node, port } | Backend::NodePort { node, port } = backend
             && let Ok(host) = HeaderValue::from_str(&format!("{node}:{port}"))
@@ -128,11 +129,7 @@ async fn encrypt(tls: &TlsConnector, name: &str, io: BoxedIo) -> Result<BoxedIo,
 
 type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-async fn exchange<B>(io: BoxedIo, request: Request<B>) -> Result<Response<Body>, hyper::Error>
-where
-    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BoxError>,
-{
+async fn exchange(io: BoxedIo, request: Request<ClientBody>) -> Result<Response<Body>, hyper::Error> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
     let mut connection: Option<Connection> = Some(Box::pin(connection.with_upgrades()));
     let mut answer = std::pin::pin!(sender.send_request(request));
