@@ -194,8 +194,9 @@ impl Write<'_> {
         self.strategy.default(Operation::Create, &mut object);
         meta::isolate(&self.storage_row, Operation::Create, &mut object);
         self.add_default_finalizers(&mut object);
-        let object = self.admit(object, None).await?;
-        let mut object = self.manage(object, None, applied);
+        let before = applied.then(|| object.clone());
+        let mut object = self.admit(object, None).await?;
+        self.manage(&mut object, before.as_ref(), applied);
         let context = self.store.context(&self.request, &self.api_version);
         meta::fill_new(&mut object, &self.uid, context.now);
         self.strategy.prepare(&context, Operation::Create, &mut object);
@@ -220,8 +221,9 @@ impl Write<'_> {
         self.strategy.default(op, &mut object);
         meta::carry_over(&old_value, &mut object);
         meta::isolate(&self.storage_row, op, &mut object);
-        let object = self.admit(object, Some(&old_value)).await?;
-        let mut object = self.manage(object, Some(&old_value), applied);
+        let before = applied.then(|| object.clone());
+        let mut object = self.admit(object, Some(&old_value)).await?;
+        self.manage(&mut object, before.as_ref().or(Some(&old_value)), applied);
         let context = self.store.context(&self.request, &self.api_version);
         self.strategy.prepare(&context, op, &mut object);
         self.count_generation(op, &old_value, &mut object);
@@ -322,14 +324,20 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn manage(&self, object: Value, old: Option<&Value>, applied: bool) -> Value {
+    /// Records ownership. An apply has settled its own fields; what admission
+    /// changed after it (`before` is the state in between) belongs to an update.
+    fn manage(&self, object: &mut Value, before: Option<&Value>, applied: bool) {
+        if applied && before == Some(object) {
+            return;
+        }
         let change = managed::Change {
             row: &self.storage_row,
+            root: self.storage_row.schema.as_ref(),
             api_version: &self.api_version,
             manager: self.request.options.manager(),
             subresource: self.request.subresource,
         };
-        managed::update(&change, old, object, applied)
+        managed::update(&change, before, object);
     }
 
     fn count_generation(&self, op: Operation<'_>, old: &Value, object: &mut Value) {

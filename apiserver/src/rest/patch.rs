@@ -166,9 +166,11 @@ fn apply(call: &Call<'_>, options: &WriteOptions, old: Option<&Value>, config: &
     }
     let (gvk, root) = call.body_kind();
     let view = call.view();
+    let api_version = gvk.api_version();
     let change = managed::Change {
         row: &call.row,
-        api_version: &gvk.api_version(),
+        root: root.as_ref(),
+        api_version: &api_version,
         manager: options.manager(),
         subresource: &call.info.subresource,
     };
@@ -179,7 +181,7 @@ fn apply(call: &Call<'_>, options: &WriteOptions, old: Option<&Value>, config: &
             Ok(Edited { object: edit_view(&**view, &shown, old)?, applied: false })
         }
         (None, old) => {
-            let mut object = managed::apply(&change, root.as_ref(), old, config, options.force)?;
+            let mut object = managed::apply(&change, old, config, options.force)?;
             if let Some(root) = &root {
                 wire::conform(&gvk, root, &mut object, options.field_validation, &call.warnings)?;
             }
