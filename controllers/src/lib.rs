@@ -15,6 +15,11 @@ mod service;
 mod template;
 mod write;
 
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod transcript_tests;
+
 pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;

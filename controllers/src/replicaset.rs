@@ -234,13 +234,10 @@ fn status<K: ReplicaKind>(
         }
     }
     let mut conditions = condition::of(&value["status"]);
-    match &context.last_failure {
+    let wanted = usize::try_from(set.typed.wanted()).unwrap_or(0);
+    match context.last_failure.as_ref().filter(|_| pods.len() != wanted) {
         Some(failure) => {
-            let reason = if pods.len() < usize::try_from(set.typed.wanted()).unwrap_or(0) {
-                "FailedCreate"
-            } else {
-                "FailedDelete"
-            };
+            let reason = if pods.len() < wanted { "FailedCreate" } else { "FailedDelete" };
             let failed = Condition::new("ReplicaFailure", "True", reason, failure.message.as_str());
             condition::set(&mut conditions, failed, context.now);
         }

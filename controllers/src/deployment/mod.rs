@@ -70,6 +70,8 @@ struct Rollout<'a> {
     old_pods_running: bool,
     /// Names of ReplicaSets of the namespace that are not ours.
     taken_names: Vec<String>,
+    /// The revision that the deployment should carry.
+    revision: Option<String>,
 }
 
 impl<'a> Rollout<'a> {
@@ -91,7 +93,7 @@ impl<'a> Rollout<'a> {
         let taken_names = all_names.into_iter().filter(|name| !claimed.iter().any(|set| set.name() == name)).collect();
         let sets = ReplicaSets::new(&deployment, claimed)?;
         let old_pods_running = old_pods_running(&sets, deployment.namespace(), world);
-        Some(Rollout { deployment, context, sets, old_pods_running, taken_names })
+        Some(Rollout { deployment, context, sets, old_pods_running, taken_names, revision: None })
     }
 }
 

@@ -80,10 +80,7 @@ impl Rollout<'_> {
         self.sets.refresh_newest(&self.deployment, spec.min_ready_seconds.unwrap_or(0));
         let Some(newest) = self.sets.newest() else { return };
         let revision = newest.revision().max(self.sets.next_revision()).to_string();
-        if self.deployment.meta().annotations.get(REVISION) != Some(&revision) {
-            let body = json!({"metadata": {"annotations": {REVISION: revision}, "uid": self.deployment.uid()}});
-            outcome.push(write::merge::<Deployment>(&self.deployment.object, None, body));
-        }
+        self.revision = Some(revision);
         status.note_found(newest.name(), spec);
     }
 
@@ -109,10 +106,7 @@ impl Rollout<'_> {
         let replicas = limits.new_size(0, self.sets.total());
         let body = self.sets.body(&self.deployment, &hash, replicas, limits);
         let revision = self.sets.next_revision().to_string();
-        if self.deployment.meta().annotations.get(REVISION) != Some(&revision) {
-            let body = json!({"metadata": {"annotations": {REVISION: revision}, "uid": self.deployment.uid()}});
-            outcome.push(write::merge::<Deployment>(&self.deployment.object, None, body));
-        }
+        self.revision = Some(revision);
         if let Some(failure) = &self.context.last_failure {
             let message = format!("Failed to create new replica set {name:?}: {}", failure.message);
             outcome.events.push(write::warning(&self.deployment.object, "ReplicaSetCreateError", message.as_str()));
@@ -269,6 +263,13 @@ impl Rollout<'_> {
         } else {
             outcome.operations.extend(operations);
             outcome.operations.extend(written);
+        }
+        // Last, because it changes the version that the status write names.
+        let revision =
+            self.revision.filter(|revision| self.deployment.meta().annotations.get(REVISION) != Some(revision));
+        if let Some(revision) = revision {
+            let body = json!({"metadata": {"annotations": {REVISION: revision}, "uid": self.deployment.uid()}});
+            outcome.push(write::merge::<Deployment>(&self.deployment.object, None, body));
         }
     }
 }

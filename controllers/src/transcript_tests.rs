@@ -1,0 +1,373 @@
+//! Whole workloads in a simulated cluster: the recorded transcript in
+//! `testdata` is what happened, step by step. `SKIFF_UPDATE_TESTDATA=1`
+//! records anew; read the difference before committing it.
+
+use std::{env, fs, path::Path};
+
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
+use serde_json::{Value, json};
+use skiff_client::{Controller, ObjectRef, PropagationPolicy};
+
+use crate::{
+    daemonset::DaemonSetController,
+    deployment::DeploymentController,
+    endpoints::EndpointsController,
+    endpointslice::EndpointSliceController,
+    garbage_collector::GarbageCollector,
+    namespace::NamespaceController,
+    node_ipam::{ClusterCidr, NodeIpamController},
+    node_lifecycle::NodeLifecycleController,
+    pod_gc::PodGarbageCollector,
+    replicaset::ReplicaSetController,
+    root_ca::RootCaPublisher,
+    serviceaccount::ServiceAccountController,
+    simulation::Simulation,
+    taint_eviction::TaintEvictionController,
+};
+
+fn start(name: &str) -> Simulation {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(format!("{name}.yaml"));
+    Simulation::new(&fs::read_to_string(path).unwrap())
+}
+
+/// Compares the transcript with the recorded one.
+fn check(name: &str, simulation: &Simulation) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(format!("{name}.txt"));
+    let text = simulation.log.join("\n") + "\n";
+    if env::var_os("SKIFF_UPDATE_TESTDATA").is_some() {
+        fs::write(path, text).unwrap();
+        return;
+    }
+    let recorded = fs::read_to_string(&path).unwrap_or_default();
+    assert!(recorded == text, "{} differs from what happened now:\n{text}", path.display());
+}
+
+fn note(simulation: &mut Simulation, text: &str) {
+    simulation.log.push(format!("# {text}"));
+}
+
+fn workloads() -> [&'static dyn Controller; 2] {
+    static SETS: std::sync::OnceLock<ReplicaSetController<ReplicaSet>> = std::sync::OnceLock::new();
+    [&DeploymentController, SETS.get_or_init(ReplicaSetController::new)]
+}
+
+fn count(simulation: &Simulation, which: impl Fn(&Value) -> bool) -> usize {
+    simulation.values("pods", "d").iter().filter(|pod| which(pod)).count()
+}
+
+fn is_ready(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["conditions"][0]["status"] == "True"
+}
+
+fn anything(_: &Simulation) {}
+
+#[test]
+fn a_rolling_update_stays_within_surge_and_unavailability() {
+    let mut simulation = start("deployment");
+    simulation.settle(&workloads(), true, anything);
+    note(&mut simulation, "new image");
+    simulation.edit("deployments.apps", "d", "web", |web| {
+        web["spec"]["template"]["spec"]["containers"][0]["image"] = "web:2".into();
+    });
+    simulation.settle(&workloads(), true, |simulation| {
+        let all = count(simulation, |pod| pod["metadata"]["deletionTimestamp"].is_null());
+        assert!(all <= 4, "more than replicas and surge: {all}");
+        assert!(count(simulation, is_ready) >= 3, "fewer ready pods than allowed");
+    });
+    note(&mut simulation, "back to the first image");
+    simulation.edit("deployments.apps", "d", "web", |web| {
+        web["spec"]["template"]["spec"]["containers"][0]["image"] = "web:1".into();
+    });
+    simulation.settle(&workloads(), true, anything);
+    let web = simulation.value("deployments.apps", "d", "web").unwrap();
+    assert_eq!(web["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "3");
+    assert_eq!(web["status"]["observedGeneration"], web["metadata"]["generation"]);
+    assert_eq!(simulation.values("replicasets.apps", "d").len(), 2);
+    check("deployment", &simulation);
+}
+
+#[test]
+fn recreate_ends_all_old_pods_before_new_ones_start() {
+    let mut simulation = start("deployment");
+    simulation.edit("deployments.apps", "d", "web", |web| web["spec"]["strategy"] = json!({"type": "Recreate"}));
+    simulation.settle(&workloads(), true, anything);
+    simulation.edit("deployments.apps", "d", "web", |web| {
+        web["spec"]["template"]["spec"]["containers"][0]["image"] = "web:2".into();
+    });
+    simulation.settle(&workloads(), true, |simulation| {
+        let images = |image: &str| count(simulation, |pod| pod["spec"]["containers"][0]["image"] == image);
+        assert!(images("web:1") == 0 || images("web:2") == 0, "old and new pods together");
+    });
+    assert_eq!(count(&simulation, |pod| pod["spec"]["containers"][0]["image"] == "web:2"), 3);
+}
+
+#[test]
+fn a_stuck_rollout_scales_in_proportion_and_times_out() {
+    let mut simulation = start("deployment");
+    simulation.edit("deployments.apps", "d", "web", |web| web["spec"]["replicas"] = 10.into());
+    simulation.edit("deployments.apps", "d", "web", |web| {
+        web["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": 3, "maxUnavailable": 2});
+    });
+    simulation.settle(&workloads(), true, anything);
+    simulation.edit("deployments.apps", "d", "web", |web| {
+        web["spec"]["template"]["spec"]["containers"][0]["image"] = "missing".into();
+    });
+    simulation.settle(&workloads(), false, anything);
+    let sizes = |simulation: &Simulation| {
+        let mut sizes: Vec<i64> = simulation
+            .values("replicasets.apps", "d")
+            .iter()
+            .map(|set| set["spec"]["replicas"].as_i64().unwrap())
+            .collect();
+        sizes.sort();
+        sizes
+    };
+    assert_eq!(sizes(&simulation), [5, 8]);
+    simulation.edit("deployments.apps", "d", "web", |web| web["spec"]["replicas"] = 30.into());
+    simulation.settle(&workloads(), false, anything);
+    assert_eq!(sizes(&simulation), [13, 20]);
+    simulation.pass(700);
+    simulation.settle(&workloads(), false, anything);
+    let web = simulation.value("deployments.apps", "d", "web").unwrap();
+    let progressing =
+        web["status"]["conditions"].as_array().unwrap().iter().find(|have| have["type"] == "Progressing").unwrap();
+    assert_eq!(progressing["reason"], "ProgressDeadlineExceeded");
+    assert_eq!(progressing["status"], "False");
+}
+
+#[test]
+fn old_replica_sets_beyond_the_history_limit_are_deleted() {
+    let mut simulation = start("deployment");
+    simulation.edit("deployments.apps", "d", "web", |web| web["spec"]["revisionHistoryLimit"] = 1.into());
+    for image in ["web:2", "web:3", "web:4"] {
+        simulation.settle(&workloads(), true, anything);
+        simulation.edit("deployments.apps", "d", "web", |web| {
+            web["spec"]["template"]["spec"]["containers"][0]["image"] = image.into();
+        });
+    }
+    simulation.settle(&workloads(), true, anything);
+    assert_eq!(simulation.values("replicasets.apps", "d").len(), 2);
+}
+
+#[test]
+fn a_paused_deployment_scales_but_does_not_roll() {
+    let mut simulation = start("deployment");
+    simulation.settle(&workloads(), true, anything);
+    simulation.edit("deployments.apps", "d", "web", |web| {
+        web["spec"]["paused"] = true.into();
+        web["spec"]["replicas"] = 5.into();
+        web["spec"]["template"]["spec"]["containers"][0]["image"] = "web:2".into();
+    });
+    simulation.settle(&workloads(), true, anything);
+    assert_eq!(simulation.values("replicasets.apps", "d").len(), 1);
+    assert_eq!(count(&simulation, is_ready), 5);
+}
+
+#[test]
+fn replication_controllers_adopt_release_and_tell_of_quota() {
+    let controller = ReplicaSetController::<ReplicationController>::new();
+    let controllers: [&dyn Controller; 1] = [&controller];
+    let mut simulation = start("replicationcontroller");
+    simulation.settle(&controllers, true, anything);
+    note(&mut simulation, "a pod leaves the selector");
+    simulation.edit("pods", "d", "orphan", |pod| pod["metadata"]["labels"]["app"] = "other".into());
+    simulation.settle(&controllers, true, anything);
+    note(&mut simulation, "quota refuses the third pod");
+    simulation.refuse = Some(("pods", "exceeded quota: q"));
+    simulation.edit("replicationcontrollers", "d", "rc", |rc| rc["spec"]["replicas"] = 3.into());
+    let key = ObjectRef::new("d", "rc");
+    for _ in 0..3 {
+        simulation.step(&controller, &key);
+    }
+    let rc = simulation.value("replicationcontrollers", "d", "rc").unwrap();
+    assert_eq!(rc["status"]["conditions"][0]["type"], "ReplicaFailure");
+    note(&mut simulation, "the wish is taken back");
+    simulation.edit("replicationcontrollers", "d", "rc", |rc| rc["spec"]["replicas"] = 2.into());
+    simulation.settle(&controllers, true, anything);
+    let rc = simulation.value("replicationcontrollers", "d", "rc").unwrap();
+    assert!(rc["status"]["conditions"].is_null(), "{}", rc["status"]);
+    check("replicationcontroller", &simulation);
+}
+
+#[test]
+fn a_daemon_set_covers_fit_nodes_and_rolls_within_its_budget() {
+    let controllers: [&dyn Controller; 1] = [&DaemonSetController];
+    let mut simulation = start("daemonset");
+    simulation.settle(&controllers, true, anything);
+    note(&mut simulation, "a third node comes");
+    simulation.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n3", "labels": {"role": "x"}}}));
+    simulation.settle(&controllers, true, anything);
+    note(&mut simulation, "new image");
+    simulation.edit("daemonsets.apps", "d", "agent", |set| {
+        set["spec"]["template"]["spec"]["containers"][0]["image"] = "agent:2".into();
+    });
+    simulation.settle(&controllers, true, |simulation| {
+        assert!(count(simulation, is_ready) >= 1, "all daemons down at once");
+    });
+    note(&mut simulation, "back to the first image");
+    simulation.edit("daemonsets.apps", "d", "agent", |set| {
+        set["spec"]["template"]["spec"]["containers"][0]["image"] = "agent:1".into();
+    });
+    simulation.settle(&controllers, true, anything);
+    let mut numbers: Vec<i64> = simulation
+        .values("controllerrevisions.apps", "d")
+        .iter()
+        .map(|revision| revision["revision"].as_i64().unwrap())
+        .collect();
+    numbers.sort();
+    assert_eq!(numbers, [2, 3]);
+    note(&mut simulation, "a daemon fails");
+    let name = simulation.values("pods", "d")[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    simulation.edit("pods", "d", &name, |pod| pod["status"]["phase"] = "Failed".into());
+    simulation.settle(&controllers, true, anything);
+    assert_eq!(count(&simulation, is_ready), 2);
+    check("daemonset", &simulation);
+}
+
+#[test]
+fn endpoints_follow_pods() {
+    let controllers: [&dyn Controller; 2] = [&EndpointsController, &EndpointSliceController];
+    let mut simulation = start("endpoints");
+    simulation.settle(&controllers, false, anything);
+    note(&mut simulation, "a pod becomes ready, another is deleted");
+    simulation.edit("pods", "d", "slow", |pod| pod["status"]["conditions"][0]["status"] = "True".into());
+    simulation.delete("pods", "d", "web-1", None);
+    simulation.settle(&controllers, false, anything);
+    note(&mut simulation, "the service goes");
+    simulation.delete("services", "d", "web", None);
+    simulation.settle(&controllers, false, anything);
+    check("endpoints", &simulation);
+}
+
+#[test]
+fn many_endpoints_fill_slices_and_one_change_rewrites_one() {
+    let mut simulation = start("endpoints");
+    for index in 0..250 {
+        simulation.put(json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("many-{index}"), "namespace": "d", "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
+            "status": {"phase": "Running", "podIP": format!("10.1.{}.{}", index / 100, index % 100),
+                "conditions": [{"type": "Ready", "status": "True"}]}}));
+    }
+    simulation.settle(&[&EndpointSliceController], false, anything);
+    let sizes: Vec<usize> = simulation
+        .values("endpointslices.discovery.k8s.io", "d")
+        .iter()
+        .filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web")
+        .map(|slice| slice["endpoints"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(sizes.iter().sum::<usize>(), 253);
+    assert!(sizes.iter().all(|size| *size <= 100), "{sizes:?}");
+    simulation.log.clear();
+    simulation.edit("pods", "d", "many-7", |pod| pod["status"]["conditions"][0]["status"] = "False".into());
+    simulation.settle(&[&EndpointSliceController], false, anything);
+    assert_eq!(simulation.log.len(), 1, "{:?}", simulation.log);
+}
+
+#[test]
+fn a_namespace_lets_pods_go_first() {
+    let controllers: [&dyn Controller; 1] = [&NamespaceController];
+    let mut simulation = start("namespace");
+    simulation.delete("namespaces", "", "d", None);
+    simulation.settle(&controllers, true, anything);
+    assert!(simulation.value("configmaps", "d", "settings").is_some(), "a pod with a finalizer holds the rest back");
+    note(&mut simulation, "the pod's finalizer goes");
+    simulation.edit("pods", "d", "held", |pod| pod["metadata"]["finalizers"] = json!([]));
+    simulation.settle(&controllers, true, anything);
+    assert!(simulation.value("namespaces", "", "d").is_none());
+    check("namespace", &simulation);
+}
+
+#[test]
+fn new_namespaces_get_an_account_and_the_ca() {
+    let publisher = RootCaPublisher { ca_pem: "PEM".to_owned() };
+    let controllers: [&dyn Controller; 2] = [&ServiceAccountController, &publisher];
+    let mut simulation = start("namespace");
+    simulation.settle(&controllers, false, anything);
+    note(&mut simulation, "somebody breaks the CA and deletes the account");
+    simulation.edit("configmaps", "d", "kube-root-ca.crt", |map| map["data"] = json!({"ca.crt": "x", "y": "z"}));
+    simulation.delete("serviceaccounts", "d", "default", None);
+    simulation.settle(&controllers, false, anything);
+    let map = simulation.value("configmaps", "d", "kube-root-ca.crt").unwrap();
+    assert_eq!(map["data"], json!({"ca.crt": "PEM"}));
+    check("new_namespace", &simulation);
+}
+
+#[test]
+fn garbage_goes_in_the_background_with_every_owner_checked() {
+    let controllers: [&dyn Controller; 1] = [&GarbageCollector];
+    let mut simulation = start("garbage");
+    simulation.settle(&controllers, true, anything);
+    assert_eq!(simulation.log, [""; 0], "nothing is garbage while owners live");
+    simulation.delete("deployments.apps", "d", "web", None);
+    simulation.settle(&controllers, true, anything);
+    assert!(simulation.values("replicasets.apps", "d").is_empty());
+    assert_eq!(simulation.values("pods", "d").len(), 1, "the pod with a second owner stays");
+    check("garbage_background", &simulation);
+}
+
+#[test]
+fn a_foreground_deletion_ends_with_the_owner() {
+    let controllers: [&dyn Controller; 1] = [&GarbageCollector];
+    let mut simulation = start("garbage");
+    simulation.delete("deployments.apps", "d", "web", Some(PropagationPolicy::Foreground));
+    simulation.settle(&controllers, true, |simulation| {
+        let owner = simulation.value("deployments.apps", "d", "web").is_some();
+        assert!(owner || simulation.values("replicasets.apps", "d").is_empty(), "the owner went first");
+    });
+    assert!(simulation.value("deployments.apps", "d", "web").is_none());
+    check("garbage_foreground", &simulation);
+}
+
+#[test]
+fn orphaned_dependents_lose_their_owner_and_live() {
+    let controllers: [&dyn Controller; 1] = [&GarbageCollector];
+    let mut simulation = start("garbage");
+    simulation.delete("deployments.apps", "d", "web", Some(PropagationPolicy::Orphan));
+    simulation.settle(&controllers, true, anything);
+    assert!(simulation.value("deployments.apps", "d", "web").is_none());
+    let set = &simulation.values("replicasets.apps", "d")[0];
+    assert!(set["metadata"]["ownerReferences"].as_array().is_none_or(|owners| owners.is_empty()));
+}
+
+#[test]
+fn a_cycle_of_owners_can_be_deleted() {
+    let controllers: [&dyn Controller; 1] = [&GarbageCollector];
+    let mut simulation = start("garbage_cycle");
+    simulation.delete("configmaps", "d", "a", Some(PropagationPolicy::Foreground));
+    simulation.settle(&controllers, true, anything);
+    assert!(simulation.values("configmaps", "d").is_empty(), "{}", simulation.log.join("\n"));
+}
+
+#[test]
+fn nodes_get_address_ranges_and_lose_pods_when_silent() {
+    let ipam = NodeIpamController { cluster_cidrs: vec![ClusterCidr::parse("10.42.0.0/16", None).unwrap()] };
+    let lifecycle = NodeLifecycleController::new(jiff::SignedDuration::from_secs(40));
+    let taints = TaintEvictionController::default();
+    let garbage = PodGarbageCollector::new(100);
+    let controllers: [&dyn Controller; 4] = [&ipam, &lifecycle, &taints, &garbage];
+    let mut simulation = start("nodes");
+    simulation.settle(&controllers, false, anything);
+    note(&mut simulation, "41 s of silence of n1");
+    simulation.pass(41);
+    simulation.edit("leases.coordination.k8s.io", "kube-node-lease", "n2", |lease| {
+        lease["spec"]["renewTime"] = "2026-01-01T00:00:41.000000Z".into();
+    });
+    simulation.settle(&controllers, false, anything);
+    note(&mut simulation, "300 s later");
+    simulation.pass(300);
+    simulation.edit("leases.coordination.k8s.io", "kube-node-lease", "n2", |lease| {
+        lease["spec"]["renewTime"] = "2026-01-01T00:05:41.000000Z".into();
+    });
+    simulation.settle(&controllers, false, anything);
+    note(&mut simulation, "n1 is removed");
+    simulation.delete("nodes", "", "n1", None);
+    simulation.settle(&controllers, false, anything);
+    simulation.pass(41);
+    simulation.edit("leases.coordination.k8s.io", "kube-node-lease", "n2", |lease| {
+        lease["spec"]["renewTime"] = "2026-01-01T00:06:22.000000Z".into();
+    });
+    simulation.settle(&controllers, false, anything);
+    assert_eq!(simulation.values("pods", "d").len(), 1, "the pod of n2");
+    check("nodes", &simulation);
+}
