@@ -195,8 +195,11 @@ impl Index {
     }
 }
 
+/// Where a range begins and ends in a map of keys.
+pub(crate) type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// Bounds for a map of keys; `None` for a range that holds nothing.
-pub(crate) fn bounds<'a>(range: &'a KeyRange, from: Option<&'a Bytes>) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+pub(crate) fn bounds<'a>(range: &'a KeyRange, from: Option<&'a Bytes>) -> Option<KeyBounds<'a>> {
     let start: &[u8] = from.unwrap_or(&range.start);
     let end: Bound<&[u8]> = match &range.end {
         RangeEnd::Single => Bound::Included(range.start.as_ref()),
