@@ -6,6 +6,7 @@
 //! path, a short name, a protobuf tag) is written once, in a table, and
 //! derived everywhere else.
 
+pub mod apply;
 pub mod codec;
 pub mod field_selector;
 pub mod group_version;
