@@ -1,1 +1,41 @@
-//! placeholder
+//! The node agent: runs the pods of one node (upstream's kubelet).
+//!
+//! [`run`] supervises containerd, registers the node, and gives every pod a
+//! worker that brings the runtime to what the API asks for. Decisions
+//! ([`pods::actions`], [`status`], [`container_config`]) are pure; the code
+//! around them only looks and acts. Containers are recognised by what the
+//! runtime stores with them, so stopping the agent leaves pods running and the
+//! next start takes them up again.
+
+pub mod backend;
+pub mod cgroups;
+pub mod config;
+pub mod container_config;
+pub mod containerd;
+pub mod context;
+pub mod cri;
+pub mod error;
+pub mod events;
+mod eviction;
+pub mod images;
+mod labels;
+mod lifecycle;
+pub mod limits;
+pub mod log_rotation;
+pub mod node;
+pub mod objects;
+pub mod observed;
+pub mod pleg;
+pub mod pods;
+pub mod probes;
+pub mod quantity;
+mod run;
+pub mod server;
+pub mod status;
+pub mod streaming;
+pub mod volumes;
+
+pub use backend::NodeBackend;
+pub use config::{AgentConfig, AgentEvent, EventSinkFn, EvictionConfig, RuntimeConfig};
+pub use error::AgentError;
+pub use run::{Agent, run};

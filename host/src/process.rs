@@ -64,7 +64,12 @@ pub async fn wait_for_exit(pid: u32) -> io::Result<()> {
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let ready = tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE)?;
+    // SAFETY: the descriptor is owned by the `AsyncFd` and closed only when that is dropped, and
+    // nobody else closes it or swaps it, so it stays valid for as long as it is registered.
+    let registered = unsafe {
+        tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE)
+    };
+    let ready = registered.map_err(io::Error::from)?;
     ready.readable().await.map(drop)
 }
 

@@ -1,0 +1,102 @@
+//! What all pod workers share.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, atomic::{AtomicBool, Ordering}},
+};
+
+use k8s_openapi::{
+    api::core::v1::{Pod, Service},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use parking_lot::{Mutex, RwLock};
+use skiff_client::{EventRecorder, Store};
+use tokio::sync::Semaphore;
+
+use crate::{
+    cgroups::PodCgroups,
+    config::AgentConfig,
+    container_config::{dns::DnsSettings, downward::NodeFacts, resources::MachineLimits},
+    cri::Cri,
+    images::Puller,
+    objects::ObjectCache,
+    observed::ObservedPod,
+    pleg::Pleg,
+    pods::spec,
+    probes::Prober,
+    status::StatusWriter,
+    volumes::VolumeHost,
+};
+
+/// Facts about the node that change while it runs.
+#[derive(Clone, Debug, Default)]
+pub struct NodeView {
+    pub labels: BTreeMap<String, String>,
+    pub allocatable: BTreeMap<String, Quantity>,
+}
+
+/// The shared parts of the agent.
+pub struct Context {
+    pub config: AgentConfig,
+    pub cri: Cri,
+    pub cgroups: PodCgroups,
+    pub volumes: VolumeHost,
+    pub objects: Arc<ObjectCache>,
+    pub puller: Puller,
+    pub prober: Prober,
+    pub status: StatusWriter,
+    pub pleg: Arc<Pleg>,
+    pub recorder: EventRecorder,
+    pub machine: MachineLimits,
+    pub services: Store,
+    pub dns: DnsSettings,
+    pub node: RwLock<NodeView>,
+    pub network_ready: AtomicBool,
+    /// Pods that this node accepted, for the resource and port checks.
+    pub admitted: Mutex<HashMap<String, Arc<Pod>>>,
+    /// Bounds how many pods are brought up at the same time.
+    pub sync_slots: Semaphore,
+}
+
+impl Context {
+    /// Facts that the downward API gives to a pod.
+    pub fn facts(&self, pod: &Pod, observed: &ObservedPod) -> NodeFacts {
+        let pod_ips = if spec::is_host_network(pod) {
+            self.config.node_ips.clone()
+        } else {
+            observed.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
+        };
+        NodeFacts {
+            host_ips: self.config.node_ips.clone(),
+            pod_ips,
+            allocatable: self.node.read().allocatable.clone(),
+        }
+    }
+
+    /// The services whose addresses a pod gets as variables.
+    pub fn services_for(&self, pod: &Pod) -> Vec<Arc<Service>> {
+        let own = self.services.list(Some(spec::namespace(pod)));
+        let master = self.services.get("default", "kubernetes");
+        let all = own.into_iter().chain(master);
+        all.filter_map(|object| object.typed::<Service>().ok()).collect()
+    }
+
+    pub fn is_network_ready(&self) -> bool {
+        self.network_ready.load(Ordering::Relaxed)
+    }
+
+    /// Counts a pod among the accepted ones, or no longer.
+    pub fn set_admitted(&self, uid: &str, pod: Option<Arc<Pod>>) {
+        let all: Vec<Arc<Pod>> = {
+            let mut admitted = self.admitted.lock();
+            match pod {
+                Some(pod) => admitted.insert(uid.to_owned(), pod),
+                None => admitted.remove(uid),
+            };
+            admitted.values().cloned().collect()
+        };
+        if let Err(error) = self.cgroups.weigh_burstable(all.iter().map(Arc::as_ref)) {
+            tracing::warn!(component = "cgroup", %error, "weigh burstable pods");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Images: pulled on demand, imported from archives, removed when space is short.
+
+mod credentials;
+mod gc;
+mod import;
+mod puller;
+
+pub use gc::{ImageGc, ImageGcSettings};
+pub use import::{ImageImporter, ImportReport};
+pub use puller::{FoundImage, PullError, Puller};

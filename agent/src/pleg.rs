@@ -1,0 +1,280 @@
+//! Pod lifecycle event generator: turns what the runtime reports into fresh
+//! observations and wakes the pods concerned.
+//!
+//! The runtime's event stream drives it; a slow relist is the safety net. CRI's
+//! own stream is used where it exists, containerd's native one otherwise. The
+//! latter may run ahead of what CRI answers, so an end is looked for again
+//! shortly after.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    cri::{Cri, CriError, events, v1},
+    labels, limits,
+    observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox},
+    objects::Wake,
+};
+
+/// When to look again for an end that CRI does not show yet.
+const LATE_LOOKS: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
+
+#[derive(Default)]
+struct State {
+    pods: HashMap<String, Arc<ObservedPod>>,
+    /// Container and sandbox ids to pod uids.
+    owners: HashMap<String, String>,
+}
+
+/// The observed state of all pods in the runtime.
+pub struct Pleg {
+    cri: Cri,
+    wake: Wake,
+    tasks: TaskTracker,
+    state: Mutex<State>,
+    healthy: AtomicBool,
+}
+
+impl Pleg {
+    pub fn new(cri: Cri, wake: Wake, tasks: TaskTracker) -> Arc<Pleg> {
+        Arc::new(Pleg { cri, wake, tasks, state: Mutex::default(), healthy: AtomicBool::new(false) })
+    }
+
+    /// The last observation of a pod.
+    pub fn get(&self, uid: &str) -> Option<Arc<ObservedPod>> {
+        self.state.lock().pods.get(uid).cloned()
+    }
+
+    /// All pods that the runtime holds something of.
+    pub fn pods(&self) -> Vec<Arc<ObservedPod>> {
+        self.state.lock().pods.values().cloned().collect()
+    }
+
+    /// The pod that a container or sandbox belongs to.
+    pub fn owner(&self, id: &str) -> Option<String> {
+        self.state.lock().owners.get(id).cloned()
+    }
+
+    /// Whether the runtime answered the last look.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Looks at one pod now.
+    pub async fn observe(&self, uid: &str, namespace: &str, name: &str) -> Result<Arc<ObservedPod>, CriError> {
+        let sandboxes = self.cri.list_sandboxes_of(uid).await?;
+        let containers = self.cri.list_containers_of(uid).await?;
+        let observed = self.build(uid, namespace, name, sandboxes, containers).await?;
+        self.store(observed).await
+    }
+
+    async fn store(&self, observed: ObservedPod) -> Result<Arc<ObservedPod>, CriError> {
+        let observed = Arc::new(observed);
+        let mut state = self.state.lock();
+        if observed.sandboxes.is_empty() && observed.containers.is_empty() {
+            state.pods.remove(&observed.uid);
+            state.owners.retain(|_, owner| *owner != observed.uid);
+        } else {
+            for id in observed.sandboxes.iter().map(|s| &s.id).chain(observed.containers.iter().map(|c| &c.id)) {
+                state.owners.insert(id.clone(), observed.uid.clone());
+            }
+            state.pods.insert(observed.uid.clone(), Arc::clone(&observed));
+        }
+        Ok(observed)
+    }
+
+    async fn build(
+        &self,
+        uid: &str,
+        namespace: &str,
+        name: &str,
+        sandboxes: Vec<v1::PodSandbox>,
+        containers: Vec<v1::Container>,
+    ) -> Result<ObservedPod, CriError> {
+        let before = self.get(uid);
+        let mut observed = ObservedPod::empty(uid, namespace, name);
+        for sandbox in sandboxes {
+            match self.cri.pod_sandbox_status(&sandbox.id).await {
+                Ok(status) => observed.sandboxes.push(ObservedSandbox::from(status)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for container in containers {
+            // What has ended never changes again.
+            let known = before.as_ref().and_then(|before| before.containers.iter().find(|have| have.id == container.id));
+            if let Some(known) = known.filter(|known| {
+                known.state == ContainerState::Exited && container.state == v1::ContainerState::ContainerExited as i32
+            }) {
+                observed.containers.push(known.clone());
+                continue;
+            }
+            match self.cri.container_status(&container.id).await {
+                Ok(status) => {
+                    let mut made = ObservedContainer::from(status);
+                    made.sandbox_id = container.pod_sandbox_id;
+                    observed.containers.push(made);
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(observed.sorted())
+    }
+
+    /// Looks at everything and wakes the pods that changed.
+    pub async fn relist(&self) -> Result<(), CriError> {
+        let result = self.relist_inner().await;
+        self.healthy.store(result.is_ok(), Ordering::Relaxed);
+        result
+    }
+
+    async fn relist_inner(&self) -> Result<(), CriError> {
+        let mut found: HashMap<String, (String, String, Vec<v1::PodSandbox>, Vec<v1::Container>)> = HashMap::new();
+        for sandbox in self.cri.list_pod_sandboxes().await? {
+            if let Some(key) = identity(&sandbox.labels) {
+                found.entry(key.0).or_insert((key.1, key.2, vec![], vec![])).2.push(sandbox);
+            }
+        }
+        for container in self.cri.list_containers().await? {
+            if let Some(key) = identity(&container.labels) {
+                found.entry(key.0).or_insert((key.1, key.2, vec![], vec![])).3.push(container);
+            }
+        }
+        let known: HashSet<String> = self.state.lock().pods.keys().cloned().collect();
+        for uid in known.iter().filter(|uid| !found.contains_key(*uid)) {
+            self.store(ObservedPod::empty(uid, "", "")).await?;
+            (self.wake)(uid);
+        }
+        for (uid, (namespace, name, sandboxes, containers)) in found {
+            let before = self.get(&uid);
+            let observed = self.build(&uid, &namespace, &name, sandboxes, containers).await?;
+            if before.as_deref() != Some(&observed) {
+                self.store(observed).await?;
+                (self.wake)(&uid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the runtime until `token` is cancelled.
+    pub async fn run(self: Arc<Self>, token: CancellationToken) {
+        let follow = async {
+            loop {
+                if let Err(error) = self.follow().await {
+                    tracing::warn!(component = "pleg", %error, "event stream interrupted");
+                }
+                // The stream ends when containerd is restarted; events may have been missed.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                if let Err(error) = self.relist().await {
+                    tracing::warn!(component = "pleg", %error, "relist");
+                }
+            }
+        };
+        let net = async {
+            loop {
+                tokio::time::sleep(limits::RELIST_PERIOD).await;
+                if let Err(error) = self.relist().await {
+                    tracing::warn!(component = "pleg", %error, "relist");
+                }
+            }
+        };
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = follow => {}
+            () = net => {}
+        }
+    }
+
+    async fn follow(self: &Arc<Self>) -> Result<(), CriError> {
+        match self.cri.container_events().await {
+            Ok(mut stream) => {
+                let mut any = false;
+                while let Some(event) = stream.next().await {
+                    match event {
+                        Ok(event) => {
+                            any = true;
+                            self.on_event(event.container_id, false);
+                        }
+                        // Servers without the call may say so only here.
+                        Err(status) if !any && status.code() == tonic::Code::Unimplemented => {
+                            return self.follow_native().await;
+                        }
+                        Err(status) => return Err(CriError::call("get_container_events")(status)),
+                    }
+                }
+                Ok(())
+            }
+            Err(error) if error.is_unimplemented() => self.follow_native().await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn follow_native(self: &Arc<Self>) -> Result<(), CriError> {
+        let mut stream = self.cri.native_events().await?;
+        while let Some(envelope) = stream.next().await {
+            let envelope = envelope.map_err(CriError::call("subscribe"))?;
+            let Some(event) = envelope.event else { continue };
+            if let Ok(task) = events::TaskEvent::decode(&event.value[..]) {
+                self.on_event(task.container_id, envelope.topic == "/tasks/exit");
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the pod of a container without holding up the stream.
+    fn on_event(self: &Arc<Self>, container: String, ended: bool) {
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            this.look(&container).await;
+            if !ended {
+                return;
+            }
+            for wait in LATE_LOOKS {
+                if !this.is_live(&container) {
+                    return;
+                }
+                tokio::time::sleep(wait).await;
+                this.look(&container).await;
+            }
+        });
+    }
+
+    fn is_live(&self, id: &str) -> bool {
+        let Some(pod) = self.owner(id).and_then(|uid| self.get(&uid)) else { return false };
+        pod.containers.iter().any(|container| container.id == id && container.is_live())
+            || pod.sandboxes.iter().any(|sandbox| sandbox.id == id && sandbox.ready)
+    }
+
+    async fn look(&self, container: &str) {
+        let known = self.owner(container).and_then(|uid| self.get(&uid));
+        let result = match known {
+            Some(pod) => match self.observe(&pod.uid, &pod.namespace, &pod.name).await {
+                Ok(observed) if observed != pod => {
+                    (self.wake)(&pod.uid);
+                    Ok(())
+                }
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            },
+            None => self.relist().await,
+        };
+        if let Err(error) = result {
+            tracing::warn!(component = "pleg", container, %error, "look at container");
+        }
+    }
+}
+
+/// Uid, namespace and name of the pod in the labels; `None` for what is not a pod's.
+fn identity(all: &HashMap<String, String>) -> Option<(String, String, String)> {
+    let get = |name: &str| all.get(name).cloned().unwrap_or_default();
+    Some((all.get(labels::POD_UID)?.clone(), get(labels::POD_NAMESPACE), get(labels::POD_NAME)))
+}

@@ -1,0 +1,316 @@
+//! Brings a pod that should run to that state, one round at a time.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use skiff_client::EventType;
+
+use super::{
+    actions::{ActionInput, Actions, KillReason, compute_pod_actions},
+    admission::{self, NodeState},
+    spec,
+    worker::{PodWorker, Round},
+};
+use crate::{
+    container_config::{hosts, sandbox},
+    cri::v1,
+    events,
+    observed::ObservedPod,
+    status::{Override, WaitReason},
+    volumes::{self, Volumes},
+};
+
+impl PodWorker {
+    /// One round for a pod that should run.
+    pub(super) async fn sync(&mut self, pod: &Arc<Pod>) -> Round {
+        let context = Arc::clone(&self.context);
+        let observed = match self.observe(pod).await {
+            Ok(observed) => observed,
+            Err(error) => {
+                tracing::warn!(component = "pod", pod = spec::full_name(pod), %error, "look at pod");
+                return Round::Retry(None);
+            }
+        };
+        if !self.admit(pod, &observed) {
+            self.ended = true;
+            self.publish(pod, &observed);
+            return Round::Wait(Some(Duration::ZERO));
+        }
+        let now = Timestamp::now();
+        let deadline = spec::active_deadline(pod);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            let message = "Pod was active on the node longer than the specified deadline".to_owned();
+            context.recorder.record(events::pod(pod, EventType::Normal, "DeadlineExceeded", message.clone()));
+            self.verdict = Some(Override { reason: "DeadlineExceeded".to_owned(), message, disruption: false });
+            self.ended = true;
+            return Round::Wait(Some(Duration::ZERO));
+        }
+        context.prober.sync(pod, &observed);
+        self.read_messages(&observed);
+        self.publish(pod, &observed);
+
+        let slot = context.sync_slots.acquire().await;
+        let prepared = self.prepare(pod, &observed).await;
+        drop(slot);
+        let volumes = match prepared {
+            Ok(volumes) => volumes,
+            Err(()) => return Round::Retry(None),
+        };
+        let probes = context.prober.results(&observed);
+        let actions = compute_pod_actions(&ActionInput {
+            pod,
+            observed: &observed,
+            probes: &probes,
+            backoff: &self.backoff,
+            now: Timestamp::now(),
+        });
+        let outcome = self.execute(pod, &observed, &actions, &volumes).await;
+        if let Ok(after) = self.observe(pod).await {
+            context.prober.sync(pod, &after);
+            self.read_messages(&after);
+            self.publish(pod, &after);
+            self.remove_dead(pod, &after).await;
+            if outcome.is_ok() && actions.kill_pod && !actions.create_sandbox {
+                // Nothing is to be started again: the pod has run its course.
+                self.ended = true;
+                return Round::Wait(Some(Duration::ZERO));
+            }
+        }
+        let until = |at: Option<Timestamp>| {
+            at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default())
+        };
+        let next = [
+            actions.waiting.iter().map(|waiting| waiting.left).min(),
+            until(volumes.refresh_at),
+            until(deadline),
+            context.puller.next_try(pod),
+        ];
+        let next = next.into_iter().flatten().min().map(|wait| wait + Duration::from_millis(5));
+        if outcome.is_err() { Round::Retry(next) } else { Round::Wait(next) }
+    }
+
+    /// Asks once whether the node takes the pod. What already runs was taken before.
+    fn admit(&mut self, pod: &Arc<Pod>, observed: &ObservedPod) -> bool {
+        let context = Arc::clone(&self.context);
+        if !self.admitted && observed.sandboxes.is_empty() {
+            let node = context.node.read().clone();
+            let others: Vec<Arc<Pod>> =
+                context.admitted.lock().iter().filter(|(uid, _)| **uid != self.uid).map(|(_, pod)| Arc::clone(pod)).collect();
+            let state = NodeState {
+                name: &context.config.node_name,
+                labels: &node.labels,
+                allocatable: &node.allocatable,
+                others: &others,
+            };
+            if let Err(rejection) = admission::admit(pod, &state) {
+                let message = format!("Pod was rejected: {}", rejection.message);
+                context.recorder.record(events::pod(pod, EventType::Warning, &rejection.reason, rejection.message));
+                self.verdict = Some(Override { reason: rejection.reason, message, disruption: false });
+                return false;
+            }
+        }
+        if !self.admitted {
+            self.admitted = true;
+        }
+        context.set_admitted(&self.uid, Some(Arc::clone(pod)));
+        true
+    }
+
+    /// Directories, control group and volumes. What fails is told as an event and tried again.
+    async fn prepare(&mut self, pod: &Arc<Pod>, observed: &ObservedPod) -> Result<Volumes, ()> {
+        let context = Arc::clone(&self.context);
+        if !context.is_network_ready() && !spec::is_host_network(pod) && observed.ready_sandbox().is_none() {
+            let message = "network is not ready: container runtime network not ready: NetworkReady=false";
+            self.tell_once(pod, "NetworkNotReady", message);
+            return Err(());
+        }
+        let directory = context.volumes.pod_dir(&self.uid);
+        let logs = sandbox::log_directory(&context.config.pod_log_dir(), pod);
+        for path in [&directory, &logs] {
+            if let Err(error) = std::fs::create_dir_all(path) {
+                self.warn(pod, "FailedCreatePodDirectory", format!("create {}: {error}", path.display()));
+                return Err(());
+            }
+        }
+        if let Err(error) = context.cgroups.create(pod, &context.machine) {
+            self.warn(pod, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
+            return Err(());
+        }
+        context.objects.refer(&self.uid, &volumes::references(pod));
+        match context.volumes.mount_all(pod, &context.facts(pod, observed)).await {
+            Ok(volumes) => Ok(volumes),
+            Err(error) => {
+                self.warn(pod, "FailedMount", error.to_string());
+                Err(())
+            }
+        }
+    }
+
+    pub(super) fn warn(&self, pod: &Pod, reason: &str, message: String) {
+        tracing::warn!(component = "pod", pod = spec::full_name(pod), reason, message);
+        self.context.recorder.record(events::pod(pod, EventType::Warning, reason, message));
+    }
+
+    fn tell_once(&mut self, pod: &Pod, reason: &str, message: &str) {
+        if self.told.insert(reason.to_owned()) {
+            self.warn(pod, reason, message.to_owned());
+        }
+    }
+
+    async fn execute(
+        &mut self,
+        pod: &Arc<Pod>,
+        observed: &Arc<ObservedPod>,
+        actions: &Actions,
+        volumes: &Volumes,
+    ) -> Result<(), ()> {
+        if actions.kill_pod {
+            if actions.create_sandbox && !observed.containers.is_empty() {
+                let message = "Pod sandbox changed, it will be killed and re-created.";
+                self.context.recorder.record(events::pod(pod, EventType::Normal, "SandboxChanged", message));
+            }
+            self.kill_pod(pod, observed, spec::grace_period_seconds(pod)).await?;
+        }
+        for kill in &actions.kill {
+            let grace = self.restart_grace(pod, &kill.name, kill.reason);
+            self.kill_container(pod, &kill.id, &kill.name, grace, &kill.message).await?;
+        }
+        for waiting in &actions.waiting {
+            let message = format!(
+                "back-off {}s restarting failed container={} pod={}",
+                waiting.whole.as_secs(),
+                waiting.name,
+                spec::full_name(pod)
+            );
+            let shown = format!("Back-off restarting failed container {} in pod {}", waiting.name, spec::full_name(pod));
+            let reason = WaitReason { reason: "CrashLoopBackOff".to_owned(), message };
+            if self.waiting.insert(waiting.name.clone(), reason.clone()) != Some(reason) {
+                let event = events::container(pod, &waiting.name, EventType::Warning, "BackOff", shown);
+                self.context.recorder.record(event);
+            }
+        }
+        if actions.start.is_empty() && !actions.create_sandbox {
+            return Ok(());
+        }
+        let attempt = match actions.create_sandbox {
+            true => actions.sandbox_attempt,
+            false => observed.sandbox().map(|sandbox| sandbox.attempt).unwrap_or_default(),
+        };
+        let config = self.sandbox_config(pod, attempt);
+        let sandbox_id = match (&actions.sandbox_id, actions.create_sandbox) {
+            (Some(id), false) => id.clone(),
+            _ => self.create_sandbox(pod, config.clone()).await?,
+        };
+        let observed = self.observe(pod).await.map_err(|error| {
+            tracing::warn!(component = "pod", pod = spec::full_name(pod), %error, "look at pod");
+        })?;
+        if actions.create_sandbox {
+            self.publish(pod, &observed);
+        }
+        self.write_hosts(pod, &observed);
+        // Addresses of the pod are known now, for files of the downward API as well.
+        let mut failed = false;
+        for start in &actions.start {
+            failed |= self.start_container(pod, &observed, start, &sandbox_id, &config, volumes).await.is_err();
+        }
+        if failed { Err(()) } else { Ok(()) }
+    }
+
+    pub(super) fn sandbox_config(&self, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
+        let parent = self.context.cgroups.path(pod);
+        let logs = self.context.config.pod_log_dir();
+        sandbox::sandbox_config(pod, attempt, &parent, &logs, &self.context.dns, None)
+    }
+
+    async fn create_sandbox(&mut self, pod: &Arc<Pod>, config: v1::PodSandboxConfig) -> Result<String, ()> {
+        let handler = self.runtime_handler(pod).await.map_err(|message| {
+            self.warn(pod, "FailedCreatePodSandBox", message);
+        })?;
+        match self.context.cri.run_pod_sandbox(config, &handler).await {
+            Ok(id) => Ok(id),
+            Err(error) => {
+                let message = format!("Failed to create pod sandbox: {}", error.message());
+                self.warn(pod, "FailedCreatePodSandBox", message);
+                Err(())
+            }
+        }
+    }
+
+    /// The runtime's name for the pod's class.
+    async fn runtime_handler(&self, pod: &Pod) -> Result<String, String> {
+        let Some(name) = spec::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+            return Ok(String::new());
+        };
+        let classes = skiff_api::GroupVersionResource::new("node.k8s.io", "v1", "runtimeclasses");
+        let class = self.context.config.client.get(&classes, None, name).await;
+        let class = class.map_err(|error| format!("failed to get RuntimeClass {name}: {error}"))?;
+        let value = class.value().map_err(|error| error.to_string())?;
+        Ok(value["handler"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn write_hosts(&self, pod: &Pod, observed: &ObservedPod) {
+        let text = if spec::is_host_network(pod) {
+            hosts::host_network(pod, &std::fs::read_to_string("/etc/hosts").unwrap_or_default())
+        } else {
+            let ips = observed.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+            hosts::managed(pod, &ips, &self.context.config.cluster_domain)
+        };
+        let path = self.context.volumes.pod_dir(&self.uid).join("etc-hosts");
+        if let Err(error) = std::fs::write(&path, text) {
+            tracing::warn!(component = "pod", path = %path.display(), %error, "write hosts file");
+        }
+    }
+
+    /// A probe may bring its own grace period for the restart that it causes.
+    fn restart_grace(&self, pod: &Pod, name: &str, reason: KillReason) -> i64 {
+        let container = spec::find_container(pod, name).map(|(_, container)| container).unwrap_or_default();
+        let probe = match reason {
+            KillReason::LivenessProbe => container.liveness_probe,
+            KillReason::StartupProbe => container.startup_probe,
+            _ => None,
+        };
+        let own = probe.and_then(|probe| probe.termination_grace_period_seconds);
+        own.unwrap_or_else(|| spec::grace_period_seconds(pod))
+    }
+
+    /// Removes dead containers beyond the few that `kubectl logs --previous` needs, and sandboxes without any.
+    pub(super) async fn remove_dead(&self, pod: &Pod, observed: &ObservedPod) {
+        let kept = crate::limits::DEAD_CONTAINERS_KEPT;
+        let mut removed: Vec<String> = Vec::new();
+        for (_, container) in spec::all_containers(pod) {
+            let mut instances = observed.containers_named(&container.name);
+            // The newest one is shown, dead or alive; the dead ones behind it are history.
+            instances.next();
+            for old in instances.filter(|old| !old.is_live()).skip(kept) {
+                match self.context.cri.remove_container(&old.id).await {
+                    Ok(()) => {
+                        removed.push(old.id.clone());
+                        remove_log(&old.log_path);
+                    }
+                    Err(error) => tracing::warn!(component = "pod", container = old.id, %error, "remove dead container"),
+                }
+            }
+        }
+        for sandbox in observed.sandboxes.iter().skip(1).filter(|sandbox| !sandbox.ready) {
+            let used = observed.containers.iter().any(|c| c.sandbox_id == sandbox.id && !removed.contains(&c.id));
+            if !used && let Err(error) = self.context.cri.remove_pod_sandbox(&sandbox.id).await {
+                tracing::warn!(component = "pod", sandbox = sandbox.id, %error, "remove dead sandbox");
+            }
+        }
+    }
+}
+
+/// Removes a log with its rotated parts.
+fn remove_log(path: &str) {
+    let path = std::path::Path::new(path);
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let name = name.to_string_lossy();
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&*name) {
+            // A log that cannot be removed goes with the pod's directory.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}

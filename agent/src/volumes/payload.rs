@@ -1,0 +1,297 @@
+//! What the files of configMap, secret, downwardAPI and projected volumes hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, Volume,
+};
+use skiff_api::GroupVersionResource;
+use skiff_client::{Client, ListOptions};
+
+use super::{
+    atomic_writer::{File, Payload},
+    ownership,
+    token::TokenCache,
+};
+use crate::{
+    container_config::{
+        downward::{self, NodeFacts},
+        env,
+    },
+    limits,
+    objects::{ObjectCache, ObjectRef, RefKind},
+    pods::spec,
+};
+
+const MODE_DEFAULT: u32 = 0o644;
+
+/// Collects files; knows the pod and where its objects come from.
+pub struct Collector<'a> {
+    pub pod: &'a Pod,
+    pub facts: &'a NodeFacts,
+    pub objects: &'a ObjectCache,
+    pub tokens: &'a TokenCache,
+    pub client: &'a Client,
+}
+
+/// Files, and when they must be looked at again without anything changing.
+#[derive(Debug, Default)]
+pub struct Collected {
+    pub files: Payload,
+    pub refresh_at: Option<Timestamp>,
+}
+
+/// Every config map and secret that a pod's volumes and environments refer to.
+pub fn references(pod: &Pod) -> BTreeSet<ObjectRef> {
+    let mut all = BTreeSet::new();
+    let mut add = |kind, name: &str| {
+        if !name.is_empty() {
+            let namespace = spec::namespace(pod).to_owned();
+            all.insert(ObjectRef { kind, namespace, name: name.to_owned() });
+        }
+    };
+    let (config_maps, secrets) = env::references(pod);
+    config_maps.iter().for_each(|name| add(RefKind::ConfigMap, name));
+    secrets.iter().for_each(|name| add(RefKind::Secret, name));
+    for pull in spec::spec(pod).image_pull_secrets.iter().flatten() {
+        add(RefKind::Secret, &pull.name);
+    }
+    for volume in spec::spec(pod).volumes.iter().flatten() {
+        if let Some(source) = &volume.config_map {
+            add(RefKind::ConfigMap, &source.name);
+        }
+        if let Some(source) = &volume.secret {
+            add(RefKind::Secret, source.secret_name.as_deref().unwrap_or_default());
+        }
+        for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+            if let Some(source) = &source.config_map {
+                add(RefKind::ConfigMap, &source.name);
+            }
+            if let Some(source) = &source.secret {
+                add(RefKind::Secret, &source.name);
+            }
+        }
+    }
+    all
+}
+
+fn mode_of(own: Option<i32>, default: u32, group: Option<u32>) -> u32 {
+    let mode = own.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(default) & 0o777;
+    ownership::file_mode(mode, group)
+}
+
+/// Picks keys of an object as `items` say, or all of them.
+fn select(
+    what: &str,
+    data: &BTreeMap<String, Vec<u8>>,
+    items: Option<&Vec<KeyToPath>>,
+    optional: bool,
+    file: impl Fn(&[u8], Option<i32>) -> File,
+) -> Result<Payload, String> {
+    let Some(items) = items.filter(|items| !items.is_empty()) else {
+        return Ok(data.iter().map(|(key, bytes)| (key.clone(), file(bytes, None))).collect());
+    };
+    let mut payload = Payload::new();
+    for item in items {
+        match data.get(&item.key) {
+            Some(bytes) => {
+                payload.insert(item.path.clone(), file(bytes, item.mode));
+            }
+            None if optional => {}
+            None => return Err(format!("{what} references non-existent config key: {}", item.key)),
+        }
+    }
+    Ok(payload)
+}
+
+impl Collector<'_> {
+    /// The files of a volume, or `None` when it is not of a kind that we write.
+    pub async fn collect(&self, volume: &Volume) -> Result<Option<Collected>, String> {
+        let mut collected = Collected::default();
+        if let Some(source) = &volume.config_map {
+            let default = mode_of(source.default_mode, MODE_DEFAULT, None);
+            let optional = source.optional == Some(true);
+            collected.files = self.config_map(&source.name, source.items.as_ref(), optional, default).await?;
+        } else if let Some(source) = &volume.secret {
+            let default = mode_of(source.default_mode, MODE_DEFAULT, None);
+            let name = source.secret_name.as_deref().unwrap_or_default();
+            let optional = source.optional == Some(true);
+            collected.files = self.secret(name, source.items.as_ref(), optional, default).await?;
+        } else if let Some(source) = &volume.downward_api {
+            let default = mode_of(source.default_mode, MODE_DEFAULT, None);
+            collected.files = self.downward(source.items.as_deref().unwrap_or_default(), default)?;
+        } else if let Some(source) = &volume.projected {
+            self.projected(source, &mut collected).await?;
+        } else {
+            return Ok(None);
+        }
+        let bytes: usize = collected.files.values().map(|file| file.data.len()).sum();
+        if bytes > limits::VOLUME_PAYLOAD_BYTES_MAX {
+            return Err(format!("content of {bytes} bytes exceeds {}", limits::VOLUME_PAYLOAD_BYTES_MAX));
+        }
+        Ok(Some(collected))
+    }
+
+    fn file(&self, default: u32) -> impl Fn(&[u8], Option<i32>) -> File {
+        let group = ownership::fs_group(self.pod);
+        move |bytes, mode| File { data: bytes.to_vec(), mode: mode_of(mode, default, group), uid: None, gid: group }
+    }
+
+    fn reference(&self, kind: RefKind, name: &str) -> ObjectRef {
+        ObjectRef { kind, namespace: spec::namespace(self.pod).to_owned(), name: name.to_owned() }
+    }
+
+    async fn config_map(
+        &self,
+        name: &str,
+        items: Option<&Vec<KeyToPath>>,
+        optional: bool,
+        default: u32,
+    ) -> Result<Payload, String> {
+        let reference = self.reference(RefKind::ConfigMap, name);
+        let object = self.objects.get::<ConfigMap>(&reference).await.map_err(|error| error.to_string())?;
+        let Some(object) = object else {
+            return if optional { Ok(Payload::new()) } else { Err(format!("configmap \"{name}\" not found")) };
+        };
+        let mut data: BTreeMap<String, Vec<u8>> =
+            object.data.iter().flatten().map(|(key, text)| (key.clone(), text.clone().into_bytes())).collect();
+        data.extend(object.binary_data.iter().flatten().map(|(key, bytes)| (key.clone(), bytes.0.clone())));
+        select("configmap", &data, items, optional, self.file(default))
+    }
+
+    async fn secret(
+        &self,
+        name: &str,
+        items: Option<&Vec<KeyToPath>>,
+        optional: bool,
+        default: u32,
+    ) -> Result<Payload, String> {
+        let reference = self.reference(RefKind::Secret, name);
+        let object = self.objects.get::<Secret>(&reference).await.map_err(|error| error.to_string())?;
+        let Some(object) = object else {
+            return if optional { Ok(Payload::new()) } else { Err(format!("secret \"{name}\" not found")) };
+        };
+        let data = object.data.iter().flatten().map(|(key, bytes)| (key.clone(), bytes.0.clone())).collect();
+        select("secret", &data, items, optional, self.file(default))
+    }
+
+    fn downward(&self, items: &[DownwardAPIVolumeFile], default: u32) -> Result<Payload, String> {
+        let file = self.file(default);
+        let mut payload = Payload::new();
+        for item in items {
+            let text = if let Some(selector) = &item.field_ref {
+                downward::field(self.pod, &selector.field_path, self.facts)
+            } else if let Some(selector) = &item.resource_field_ref {
+                let name = selector.container_name.as_deref().unwrap_or_default();
+                let (_, container) =
+                    spec::find_container(self.pod, name).ok_or_else(|| format!("container {name} not found"))?;
+                downward::resource(selector, &container, self.facts)
+            } else {
+                continue;
+            };
+            let text = text.map_err(|error| error.to_string())?;
+            payload.insert(item.path.clone(), file(text.as_bytes(), item.mode));
+        }
+        Ok(payload)
+    }
+
+    async fn projected(&self, source: &ProjectedVolumeSource, collected: &mut Collected) -> Result<(), String> {
+        let default = mode_of(source.default_mode, MODE_DEFAULT, None);
+        for part in source.sources.iter().flatten() {
+            if let Some(part) = &part.config_map {
+                let optional = part.optional == Some(true);
+                collected.files.extend(self.config_map(&part.name, part.items.as_ref(), optional, default).await?);
+            }
+            if let Some(part) = &part.secret {
+                let optional = part.optional == Some(true);
+                collected.files.extend(self.secret(&part.name, part.items.as_ref(), optional, default).await?);
+            }
+            if let Some(part) = &part.downward_api {
+                collected.files.extend(self.downward(part.items.as_deref().unwrap_or_default(), default)?);
+            }
+            if let Some(part) = &part.service_account_token {
+                let (token, refresh_at) = self.tokens.get(self.client, self.pod, part).await?;
+                let (user, group) = (ownership::fs_user(self.pod), ownership::fs_group(self.pod));
+                // Readable for all unless it is known who needs it.
+                let mode = if user.is_some() || group.is_some() { 0o600 } else { default };
+                let mode = ownership::file_mode(mode, group);
+                let file = File { data: token.into_bytes(), mode, uid: user, gid: group };
+                collected.files.insert(part.path.clone(), file);
+                collected.refresh_at = Some(collected.refresh_at.map_or(refresh_at, |at| at.min(refresh_at)));
+            }
+            if let Some(part) = &part.cluster_trust_bundle {
+                let bundles = self.trust_bundles(part.name.as_deref(), part.signer_name.as_deref()).await?;
+                match bundles {
+                    Some(text) => {
+                        let file = self.file(default)(text.as_bytes(), None);
+                        collected.files.insert(part.path.clone(), file);
+                    }
+                    None if part.optional == Some(true) => {
+                        let file = self.file(default)(b"", None);
+                        collected.files.insert(part.path.clone(), file);
+                    }
+                    None => return Err("combination of signerName and labelSelector matched zero ClusterTrustBundles".to_owned()),
+                }
+            }
+            if part.pod_certificate.is_some() {
+                return Err("podCertificate projections are not supported on this node".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// The certificates of one bundle by name, or of all bundles of a signer.
+    async fn trust_bundles(&self, name: Option<&str>, signer: Option<&str>) -> Result<Option<String>, String> {
+        let resource = GroupVersionResource::new("certificates.k8s.io", "v1beta1", "clustertrustbundles");
+        let options = match (name, signer) {
+            (Some(name), _) => format!("metadata.name={name}"),
+            (None, Some(signer)) => format!("spec.signerName={signer}"),
+            (None, None) => return Ok(None),
+        };
+        let options = ListOptions { field_selector: Some(options), ..ListOptions::default() };
+        let list = self.client.list(&resource, None, &options).await.map_err(|error| error.to_string())?;
+        let mut bundles = BTreeSet::new();
+        for object in list.items {
+            let value = object.value().map_err(|error| error.to_string())?;
+            bundles.extend(value["spec"]["trustBundle"].as_str().map(str::to_owned));
+        }
+        Ok((!bundles.is_empty()).then(|| bundles.into_iter().collect::<Vec<_>>().join("\n")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_selected_renamed_and_required() {
+        let data: BTreeMap<String, Vec<u8>> = [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())].into();
+        let file = |bytes: &[u8], mode: Option<i32>| File {
+            data: bytes.to_vec(),
+            mode: mode_of(mode, MODE_DEFAULT, None),
+            uid: None,
+            gid: None,
+        };
+        let item = |key: &str, mode| KeyToPath { key: key.into(), path: format!("p/{key}"), mode, ..KeyToPath::default() };
+        assert_eq!(select("x", &data, None, false, file).unwrap().len(), 2);
+        let some = select("x", &data, Some(&vec![item("a", Some(0o400))]), false, file).unwrap();
+        assert_eq!(some["p/a"].mode, 0o400);
+        assert!(select("x", &data, Some(&vec![item("z", None)]), false, file).is_err());
+        assert!(select("x", &data, Some(&vec![item("z", None)]), true, file).unwrap().is_empty());
+    }
+
+    #[test]
+    fn all_references_of_a_pod_are_found() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"namespace": "n"}, "spec": {
+            "imagePullSecrets": [{"name": "pull"}],
+            "containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "e"}}]}],
+            "volumes": [{"name": "v", "configMap": {"name": "m"}},
+                {"name": "w", "projected": {"sources": [{"secret": {"name": "s"}}]}}]}}))
+        .unwrap();
+        let names: Vec<String> = references(&pod).into_iter().map(|reference| reference.name).collect();
+        assert_eq!(names, ["m", "e", "pull", "s"]);
+    }
+}
