@@ -29,7 +29,7 @@ use crate::registry::Dependencies;
 pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
     let authorizer = &dependencies.authorizer;
     vec![
-        Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(namespace_lifecycle::NamespaceLifecycle::default()),
         Arc::new(limit_ranger::LimitRanger),
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),

@@ -43,7 +43,13 @@ impl Case {
         self
     }
 
-    pub fn create<'a>(&'a self, group: &'static str, resource: &'static str, namespace: &'a str, object: Value) -> Bench<'a> {
+    pub fn create<'a>(
+        &'a self,
+        group: &'static str,
+        resource: &'static str,
+        namespace: &'a str,
+        object: Value,
+    ) -> Bench<'a> {
         self.bench(AdmissionOperation::Create, group, resource, namespace, Some(object), None)
     }
 
@@ -58,7 +64,13 @@ impl Case {
         self.bench(AdmissionOperation::Update, group, resource, namespace, Some(object), Some(old))
     }
 
-    pub fn delete<'a>(&'a self, group: &'static str, resource: &'static str, namespace: &'a str, name: &str) -> Bench<'a> {
+    pub fn delete<'a>(
+        &'a self,
+        group: &'static str,
+        resource: &'static str,
+        namespace: &'a str,
+        name: &str,
+    ) -> Bench<'a> {
         let old = json!({"metadata": {"name": name, "namespace": namespace}});
         self.bench(AdmissionOperation::Delete, group, resource, namespace, None, Some(old))
     }

@@ -179,7 +179,8 @@ mod tests {
         let own = csr("example.com/a");
         assert!(case.update(GROUP, RESOURCE, "", own.clone(), own).sub("approval").validate(&plugin).await.is_ok());
         let other = csr("kubernetes.io/x");
-        let error = case.update(GROUP, RESOURCE, "", other.clone(), other).sub("approval").validate(&plugin).await.unwrap_err();
+        let error =
+            case.update(GROUP, RESOURCE, "", other.clone(), other).sub("approval").validate(&plugin).await.unwrap_err();
         assert!(error.message.ends_with("user not permitted to approve requests with signerName \"kubernetes.io/x\""));
     }
 
@@ -189,6 +190,8 @@ mod tests {
         let plugin = CertificateSigning { authorizer: Arc::new(Domain("nothing")) };
         let csr = |certificate: Option<&str>| json!({"metadata": {"name": "c"}, "spec": {"signerName": "example.com/a"}, "status": {"certificate": certificate}});
         assert!(case.update(GROUP, RESOURCE, "", csr(None), csr(None)).sub("status").validate(&plugin).await.is_ok());
-        assert!(case.update(GROUP, RESOURCE, "", csr(Some("x")), csr(None)).sub("status").validate(&plugin).await.is_err());
+        assert!(
+            case.update(GROUP, RESOURCE, "", csr(Some("x")), csr(None)).sub("status").validate(&plugin).await.is_err()
+        );
     }
 }

@@ -35,7 +35,8 @@ impl Admission for DefaultIngressClass {
             return Ok(());
         }
         let classes = lookup::list(request.snapshot, GroupResource::new("networking.k8s.io", "ingressclasses"), None);
-        let defaults = classes.iter().filter(|class| class.meta.annotations.get(DEFAULT).is_some_and(|value| value == "true"));
+        let defaults =
+            classes.iter().filter(|class| class.meta.annotations.get(DEFAULT).is_some_and(|value| value == "true"));
         let newest = defaults.max_by(|a, b| {
             a.meta.creation_timestamp.cmp(&b.meta.creation_timestamp).then_with(|| b.meta.name.cmp(&a.meta.name))
         });
@@ -56,7 +57,11 @@ mod tests {
     async fn the_default_class_is_filled_in() {
         let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "x", "annotations": {DEFAULT: "true"}}});
         let case = Case::new().with("networking.k8s.io", "ingressclasses", class);
-        let ingress = case.create("networking.k8s.io", "ingresses", "n", json!({"metadata": {"name": "i"}})).mutate(&DefaultIngressClass).await.unwrap();
+        let ingress = case
+            .create("networking.k8s.io", "ingresses", "n", json!({"metadata": {"name": "i"}}))
+            .mutate(&DefaultIngressClass)
+            .await
+            .unwrap();
         assert_eq!(ingress["spec"]["ingressClassName"], "x");
     }
 }

@@ -70,10 +70,15 @@ mod tests {
             .with("storage.k8s.io", "storageclasses", class("old", "true", "2026-01-01T00:00:00Z"))
             .with("storage.k8s.io", "storageclasses", class("new", "true", "2026-01-02T00:00:00Z"))
             .with("storage.k8s.io", "storageclasses", class("newest", "false", "2026-01-03T00:00:00Z"));
-        let claim = case.create("", "persistentvolumeclaims", "n", json!({"metadata": {"name": "c"}})).mutate(&DefaultStorageClass).await.unwrap();
+        let claim = case
+            .create("", "persistentvolumeclaims", "n", json!({"metadata": {"name": "c"}}))
+            .mutate(&DefaultStorageClass)
+            .await
+            .unwrap();
         assert_eq!(claim["spec"]["storageClassName"], "new");
         let none = json!({"metadata": {"name": "c"}, "spec": {"storageClassName": ""}});
-        let claim = case.create("", "persistentvolumeclaims", "n", none.clone()).mutate(&DefaultStorageClass).await.unwrap();
+        let claim =
+            case.create("", "persistentvolumeclaims", "n", none.clone()).mutate(&DefaultStorageClass).await.unwrap();
         assert_eq!(claim, none, "an empty class is a choice");
     }
 }

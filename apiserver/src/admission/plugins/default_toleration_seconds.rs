@@ -56,11 +56,16 @@ mod tests {
         let run = |tolerations: Value| {
             let pod = json!({"metadata": {"name": "p"}, "spec": {"tolerations": tolerations}});
             let bench = case.create("", "pods", "n", pod);
-            async move { bench.mutate(&DefaultTolerationSeconds).await.unwrap()["spec"]["tolerations"].as_array().unwrap().len() }
+            async move {
+                bench.mutate(&DefaultTolerationSeconds).await.unwrap()["spec"]["tolerations"].as_array().unwrap().len()
+            }
         };
         assert_eq!(run(json!([])).await, 2);
         assert_eq!(run(json!([{"operator": "Exists"}])).await, 1);
-        assert_eq!(run(json!([{"key": KEYS[0], "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}])).await, 2);
+        assert_eq!(
+            run(json!([{"key": KEYS[0], "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}])).await,
+            2
+        );
         assert_eq!(run(json!([{"key": KEYS[0], "operator": "Exists", "effect": "NoSchedule"}])).await, 3);
     }
 }

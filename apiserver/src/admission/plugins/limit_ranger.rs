@@ -42,7 +42,9 @@ impl Admission for LimitRanger {
 
     async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
         let pods = request.is("", "pods") && request.operation == AdmissionOperation::Create
-            || request.resource.group.is_empty() && request.resource.resource == "pods" && request.subresource == "resize";
+            || request.resource.group.is_empty()
+                && request.resource.resource == "pods"
+                && request.subresource == "resize";
         let claims = request.is("", "persistentvolumeclaims");
         if !pods && !claims {
             return Ok(());
@@ -52,7 +54,9 @@ impl Admission for LimitRanger {
         for limit in limits(request) {
             match text(&limit, "type") {
                 "Container" if pods => {
-                    for container in list(&object["spec"], "containers").iter().chain(list(&object["spec"], "initContainers")) {
+                    for container in
+                        list(&object["spec"], "containers").iter().chain(list(&object["spec"], "initContainers"))
+                    {
                         let resources = &container["resources"];
                         check(&mut refusals, "Container", &limit, &resources["requests"], &resources["limits"]);
                     }
@@ -124,43 +128,75 @@ fn check(refusals: &mut Vec<String>, kind: &str, limit: &Value, requests: &Value
         let Some(least) = parse_quantity(bound) else { continue };
         let (request, upper) = (parse_quantity(&requests[name]), parse_quantity(&limits[name]));
         match request {
-            None => refusals.push(format!("minimum {name} usage per {kind} is {}.  No request is specified", shown(bound))),
+            None => {
+                refusals.push(format!("minimum {name} usage per {kind} is {}.  No request is specified", shown(bound)))
+            }
             Some(request) if request < least => {
-                refusals.push(format!("minimum {name} usage per {kind} is {}, but request is {}", shown(bound), shown(&requests[name])));
+                refusals.push(format!(
+                    "minimum {name} usage per {kind} is {}, but request is {}",
+                    shown(bound),
+                    shown(&requests[name])
+                ));
             }
             _ => {}
         }
         if upper.is_some_and(|upper| upper < least) {
-            refusals.push(format!("minimum {name} usage per {kind} is {}, but limit is {}", shown(bound), shown(&limits[name])));
+            refusals.push(format!(
+                "minimum {name} usage per {kind} is {}, but limit is {}",
+                shown(bound),
+                shown(&limits[name])
+            ));
         }
     }
     for (name, bound) in entries(limit, "max") {
         let Some(most) = parse_quantity(bound) else { continue };
         if kind == "PersistentVolumeClaim" {
             if parse_quantity(&requests[name]).is_some_and(|request| request > most) {
-                refusals.push(format!("maximum {name} usage per {kind} is {}, but request is {}", shown(bound), shown(&requests[name])));
+                refusals.push(format!(
+                    "maximum {name} usage per {kind} is {}, but request is {}",
+                    shown(bound),
+                    shown(&requests[name])
+                ));
             }
             continue;
         }
         match parse_quantity(&limits[name]) {
-            None => refusals.push(format!("maximum {name} usage per {kind} is {}.  No limit is specified", shown(bound))),
+            None => {
+                refusals.push(format!("maximum {name} usage per {kind} is {}.  No limit is specified", shown(bound)))
+            }
             Some(upper) if upper > most => {
-                refusals.push(format!("maximum {name} usage per {kind} is {}, but limit is {}", shown(bound), shown(&limits[name])));
+                refusals.push(format!(
+                    "maximum {name} usage per {kind} is {}, but limit is {}",
+                    shown(bound),
+                    shown(&limits[name])
+                ));
             }
             _ => {}
         }
         if parse_quantity(&requests[name]).is_some_and(|request| request > most) {
-            refusals.push(format!("maximum {name} usage per {kind} is {}, but request is {}", shown(bound), shown(&requests[name])));
+            refusals.push(format!(
+                "maximum {name} usage per {kind} is {}, but request is {}",
+                shown(bound),
+                shown(&requests[name])
+            ));
         }
     }
     for (name, bound) in entries(limit, "maxLimitRequestRatio") {
-        let (Some(most), Some(request), Some(upper)) = (parse_quantity(bound), parse_quantity(&requests[name]), parse_quantity(&limits[name])) else {
-            refusals.push(format!("{name} max limit to request ratio per {kind} is {}, but no request is specified or request is 0", shown(bound)));
+        let (Some(most), Some(request), Some(upper)) =
+            (parse_quantity(bound), parse_quantity(&requests[name]), parse_quantity(&limits[name]))
+        else {
+            refusals.push(format!(
+                "{name} max limit to request ratio per {kind} is {}, but no request is specified or request is 0",
+                shown(bound)
+            ));
             continue;
         };
         let ratio = upper.as_f64() / request.as_f64();
         if ratio > most.as_f64() {
-            refusals.push(format!("{name} max limit to request ratio per {kind} is {}, but provided ratio is {ratio:.6}", shown(bound)));
+            refusals.push(format!(
+                "{name} max limit to request ratio per {kind} is {}, but provided ratio is {ratio:.6}",
+                shown(bound)
+            ));
         }
     }
 }
@@ -168,12 +204,11 @@ fn check(refusals: &mut Vec<String>, kind: &str, limit: &Value, requests: &Value
 /// What a pod asks for: the sum of its containers, or its largest init container.
 fn sum(spec: &Value, kind: &str) -> Value {
     let mut totals: Vec<(String, Quantity)> = Vec::new();
-    let mut slot = |name: &str, change: &dyn Fn(Quantity) -> Quantity| {
-        match totals.iter_mut().find(|(have, _)| have == name) {
+    let mut slot =
+        |name: &str, change: &dyn Fn(Quantity) -> Quantity| match totals.iter_mut().find(|(have, _)| have == name) {
             Some((_, total)) => *total = change(*total),
             None => totals.push((name.to_owned(), change(Quantity::ZERO))),
-        }
-    };
+        };
     for container in list(spec, "containers") {
         for (name, value) in entries(&container["resources"], kind) {
             if let Some(quantity) = parse_quantity(value) {
@@ -209,7 +244,10 @@ mod tests {
     #[tokio::test]
     async fn missing_values_are_filled_and_noted() {
         let made = case().create("", "pods", "n", pod(json!([{"name": "c"}]))).mutate(&LimitRanger).await.unwrap();
-        assert_eq!(made["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}));
+        assert_eq!(
+            made["spec"]["containers"][0]["resources"],
+            json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}})
+        );
         assert_eq!(
             made["metadata"]["annotations"][ANNOTATION],
             "LimitRanger plugin set: cpu request for container c; cpu limit for container c"

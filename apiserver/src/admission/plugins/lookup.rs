@@ -24,21 +24,32 @@ pub async fn find_soon(
     name: &str,
     patience: Duration,
 ) -> Option<Arc<Object>> {
-    let store = snapshot.store(&resource)?;
-    if let Some(found) = store.get(namespace, name) {
-        return Some(found);
+    wait_until(snapshot, resource.clone(), namespace, name, patience, |object| object.is_some()).await;
+    find(snapshot, resource, namespace, name)
+}
+
+/// Waits up to `patience` until `fits` is true of what the cache holds under that name.
+pub async fn wait_until(
+    snapshot: &Snapshot,
+    resource: GroupResource,
+    namespace: &str,
+    name: &str,
+    patience: Duration,
+    fits: impl Fn(Option<&Object>) -> bool,
+) {
+    let Some(store) = snapshot.store(&resource) else { return };
+    if fits(store.get(namespace, name).as_deref()) {
+        return;
     }
     let mut changes = store.subscribe();
-    let appeared = async {
-        loop {
-            if let Some(found) = store.get(namespace, name) {
-                return Some(found);
-            }
+    let changed = async {
+        while !fits(store.get(namespace, name).as_deref()) {
             match changes.next().await {
                 Some(StoreEvent::Applied { .. } | StoreEvent::Deleted(_) | StoreEvent::Resync) => {}
-                None => return None,
+                None => return,
             }
         }
     };
-    tokio::time::timeout(patience, appeared).await.ok().flatten()
+    // Running out of patience is an answer too: the caller looks again.
+    let _ = tokio::time::timeout(patience, changed).await;
 }

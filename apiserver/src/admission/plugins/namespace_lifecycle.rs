@@ -4,16 +4,40 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use skiff_api::{Cause, GroupResource, Status};
+use tokio::time::Instant;
 
-use super::lookup::find_soon;
+use super::lookup::{find_soon, wait_until};
 use crate::admission::{Admission, AdmissionOperation, AdmissionRequest};
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 /// How long a namespace that was just created elsewhere may take to show up here.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// A deletion that this server accepted shows in its cache after so long at most.
+const DELETION_VISIBLE: Duration = Duration::from_secs(1);
+/// Deletions remembered at once; older ones are visible by then.
+const DELETIONS_MAX: usize = 256;
 
-pub struct NamespaceLifecycle;
+#[derive(Default)]
+pub struct NamespaceLifecycle {
+    /// Namespaces deleted a moment ago, which the cache may still show as living.
+    deleted: Mutex<Vec<(String, Instant)>>,
+}
+
+impl NamespaceLifecycle {
+    fn note_deletion(&self, name: &str) {
+        let mut deleted = self.deleted.lock();
+        deleted.retain(|(_, at)| at.elapsed() < DELETION_VISIBLE);
+        if deleted.len() < DELETIONS_MAX {
+            deleted.push((name.to_owned(), Instant::now()));
+        }
+    }
+
+    fn was_just_deleted(&self, name: &str) -> bool {
+        self.deleted.lock().iter().any(|(have, at)| have == name && at.elapsed() < DELETION_VISIBLE)
+    }
+}
 
 #[async_trait]
 impl Admission for NamespaceLifecycle {
@@ -30,6 +54,9 @@ impl Admission for NamespaceLifecycle {
             if request.operation == AdmissionOperation::Delete && IMMORTAL.contains(&request.name) {
                 return Err(request.forbidden("this namespace may not be deleted"));
             }
+            if request.operation == AdmissionOperation::Delete && !request.dry_run {
+                self.note_deletion(request.name);
+            }
             return Ok(());
         }
         // Reviews must work while a namespace dies; deletion and updates of what is there always do.
@@ -40,6 +67,10 @@ impl Admission for NamespaceLifecycle {
             return Ok(());
         }
         let namespaces = GroupResource::new("", "namespaces");
+        if self.was_just_deleted(request.namespace) {
+            let gone = |namespace: Option<&skiff_api::Object>| namespace.is_none_or(|namespace| namespace.meta.is_deleting());
+            wait_until(request.snapshot, namespaces.clone(), "", request.namespace, PATIENCE, gone).await;
+        }
         let Some(namespace) = find_soon(request.snapshot, namespaces, "", request.namespace, PATIENCE).await else {
             return Err(Status::not_found("", "namespaces", request.namespace));
         };
@@ -73,10 +104,10 @@ mod tests {
         let dying = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "d", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
         let case = Case::new().with("", "namespaces", living).with("", "namespaces", dying);
         let pod = json!({"metadata": {"name": "p"}});
-        assert!(case.create("", "pods", "n", pod.clone()).mutate(&NamespaceLifecycle).await.is_ok());
-        let missing = case.create("", "pods", "x", pod.clone()).mutate(&NamespaceLifecycle).await.unwrap_err();
+        assert!(case.create("", "pods", "n", pod.clone()).mutate(&NamespaceLifecycle::default()).await.is_ok());
+        let missing = case.create("", "pods", "x", pod.clone()).mutate(&NamespaceLifecycle::default()).await.unwrap_err();
         assert_eq!(missing.message, "namespaces \"x\" not found");
-        let refused = case.create("", "pods", "d", pod).mutate(&NamespaceLifecycle).await.unwrap_err();
+        let refused = case.create("", "pods", "d", pod).mutate(&NamespaceLifecycle::default()).await.unwrap_err();
         assert_eq!(
             refused.message,
             "pods \"p\" is forbidden: unable to create new content in namespace d because it is being terminated"
@@ -88,8 +119,11 @@ mod tests {
     async fn three_namespaces_are_immortal() {
         let case = Case::new();
         for name in IMMORTAL {
-            assert_eq!(case.delete("", "namespaces", "", name).mutate(&NamespaceLifecycle).await.unwrap_err().code, 403);
+            assert_eq!(
+                case.delete("", "namespaces", "", name).mutate(&NamespaceLifecycle::default()).await.unwrap_err().code,
+                403
+            );
         }
-        assert!(case.delete("", "namespaces", "", "other").mutate(&NamespaceLifecycle).await.is_ok());
+        assert!(case.delete("", "namespaces", "", "other").mutate(&NamespaceLifecycle::default()).await.is_ok());
     }
 }

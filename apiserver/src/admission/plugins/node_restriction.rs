@@ -47,7 +47,9 @@ impl Admission for NodeRestriction {
         let in_group = request.user.is_in("system:nodes");
         let Some(node) = request.user.node_name() else {
             if in_group && request.user.username.starts_with("system:node:") {
-                return Err(request.forbidden(format!("could not determine node from user {:?}", request.user.username)));
+                return Err(
+                    request.forbidden(format!("could not determine node from user {:?}", request.user.username))
+                );
             }
             return Ok(());
         };
@@ -71,7 +73,8 @@ fn pod(request: &AdmissionRequest<'_>, node: &str, subresource: &str) -> Result<
         ("", Op::Delete) => bound_here(request.old_object, node, "delete"),
         ("status", Op::Update) => {
             bound_here(request.old_object, node, "update status for")?;
-            let labels = |object: Option<&Value>| object.map(|object| object["metadata"]["labels"].clone()).unwrap_or_default();
+            let labels =
+                |object: Option<&Value>| object.map(|object| object["metadata"]["labels"].clone()).unwrap_or_default();
             if labels(request.object.as_ref()) != labels(request.old_object) {
                 return Err(format!("node {node:?} cannot update labels through pod status"));
             }
@@ -82,7 +85,10 @@ fn pod(request: &AdmissionRequest<'_>, node: &str, subresource: &str) -> Result<
             let pod = pod.and_then(|pod| pod.value().ok());
             bound_here(pod.as_ref(), node, "evict")
         }
-        ("", _) => Err(format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", request.operation.as_str())),
+        ("", _) => Err(format!(
+            "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
+            request.operation.as_str()
+        )),
         (other, _) => Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed")),
     }
 }
@@ -91,20 +97,29 @@ fn pod(request: &AdmissionRequest<'_>, node: &str, subresource: &str) -> Result<
 fn new_pod(pod: Option<&Value>, node: &str) -> Result<(), String> {
     let Some(pod) = pod else { return Ok(()) };
     if text_at(pod, &["metadata", "annotations", MIRROR_ANNOTATION]).is_empty() {
-        return Err(format!("pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"));
+        return Err(format!(
+            "pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"
+        ));
     }
     if text(&pod["spec"], "nodeName") != node {
         return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
     }
-    if list(&pod["metadata"], "ownerReferences").iter().any(|owner| text(owner, "kind") != "Node" || text(owner, "name") != node) {
+    if list(&pod["metadata"], "ownerReferences")
+        .iter()
+        .any(|owner| text(owner, "kind") != "Node" || text(owner, "name") != node)
+    {
         return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
     }
     if !text(&pod["spec"], "serviceAccountName").is_empty() {
         return Err(format!("node {node:?} can not create pods that reference a service account"));
     }
-    let reaches = |volume: &Value| ["secret", "configMap", "persistentVolumeClaim", "projected"].iter().any(|kind| field(volume, kind).is_some());
+    let reaches = |volume: &Value| {
+        ["secret", "configMap", "persistentVolumeClaim", "projected"].iter().any(|kind| field(volume, kind).is_some())
+    };
     if list(&pod["spec"], "volumes").iter().any(reaches) {
-        return Err(format!("node {node:?} can not create pods that reference secrets, configmaps or persistentvolumeclaims"));
+        return Err(format!(
+            "node {node:?} can not create pods that reference secrets, configmaps or persistentvolumeclaims"
+        ));
     }
     Ok(())
 }
@@ -123,9 +138,16 @@ fn node(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
     let Some(new) = &request.object else { return Ok(()) };
     match request.old_object {
         None => {
-            let labels: Vec<&str> = entries(&new["metadata"], "labels").map(|(key, _)| key.as_str()).filter(|key| is_foreign(key)).collect();
+            let labels: Vec<&str> = entries(&new["metadata"], "labels")
+                .map(|(key, _)| key.as_str())
+                .filter(|key| is_foreign(key))
+                .collect();
             refuse(&labels, node, "is not allowed to set the following labels")?;
-            if list(&new["metadata"], "ownerReferences").is_empty() { Ok(()) } else { Err(format!("node {node:?} is not allowed to set owner references")) }
+            if list(&new["metadata"], "ownerReferences").is_empty() {
+                Ok(())
+            } else {
+                Err(format!("node {node:?} is not allowed to set owner references"))
+            }
         }
         Some(old) => {
             if new["spec"]["taints"] != old["spec"]["taints"] {
@@ -182,7 +204,11 @@ fn token(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
     let pod = lookup::find(request.snapshot, GroupResource::new("", "pods"), request.namespace, text(bound, "name"));
     let Some(pod) = pod else { return Err(format!("pod {:?} not found", text(bound, "name"))) };
     if pod.meta.uid.as_str() != text(bound, "uid") {
-        return Err(format!("the UID in the bound object reference ({}) does not match the UID in record ({})", text(bound, "uid"), pod.meta.uid));
+        return Err(format!(
+            "the UID in the bound object reference ({}) does not match the UID in record ({})",
+            text(bound, "uid"),
+            pod.meta.uid
+        ));
     }
     let here = pod.value().is_ok_and(|pod| text(&pod["spec"], "nodeName") == node);
     if here { Ok(()) } else { Err("node requested token bound to a pod scheduled on a different node".to_owned()) }
@@ -204,13 +230,21 @@ fn lease(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
 
 fn named_after(request: &AdmissionRequest<'_>, node: &str, what: &str) -> Result<(), String> {
     let named = request.object.as_ref().map_or(request.name, |object| text(&object["metadata"], "name"));
-    if named == node { Ok(()) } else { Err(format!("can only access {what} with the same name as the requesting node")) }
+    if named == node {
+        Ok(())
+    } else {
+        Err(format!("can only access {what} with the same name as the requesting node"))
+    }
 }
 
 fn slice(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
     let object = request.object.as_ref().or(request.old_object);
     let here = object.is_some_and(|object| text(&object["spec"], "nodeName") == node);
-    if here { Ok(()) } else { Err("can only access ResourceSlices with the same node name as the requesting node".to_owned()) }
+    if here {
+        Ok(())
+    } else {
+        Err("can only access ResourceSlices with the same node name as the requesting node".to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -233,7 +267,11 @@ mod tests {
         assert!(other.message.ends_with("node \"a\" is not allowed to modify node \"b\""), "{}", other.message);
         let role = node("a", json!({"node-role.kubernetes.io/control-plane": ""}));
         let error = case.create("", "nodes", "", role).validate(&NodeRestriction).await.unwrap_err();
-        assert!(error.message.ends_with("is not allowed to set the following labels: node-role.kubernetes.io/control-plane"));
+        assert!(
+            error
+                .message
+                .ends_with("is not allowed to set the following labels: node-role.kubernetes.io/control-plane")
+        );
         let mut tainted = own.clone();
         tainted["spec"] = json!({"taints": [{"key": "a"}]});
         assert!(case.update("", "nodes", "", tainted, own).validate(&NodeRestriction).await.is_err());
@@ -243,8 +281,12 @@ mod tests {
     async fn a_node_touches_only_its_pods() {
         let case = case();
         let pod = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
-        assert!(case.update("", "pods", "n", pod("a"), pod("a")).sub("status").validate(&NodeRestriction).await.is_ok());
-        assert!(case.update("", "pods", "n", pod("b"), pod("b")).sub("status").validate(&NodeRestriction).await.is_err());
+        assert!(
+            case.update("", "pods", "n", pod("a"), pod("a")).sub("status").validate(&NodeRestriction).await.is_ok()
+        );
+        assert!(
+            case.update("", "pods", "n", pod("b"), pod("b")).sub("status").validate(&NodeRestriction).await.is_err()
+        );
         assert!(case.update("", "pods", "n", pod("a"), pod("a")).validate(&NodeRestriction).await.is_err());
         let mut mirror = pod("a");
         assert!(case.create("", "pods", "n", mirror.clone()).validate(&NodeRestriction).await.is_err());
@@ -254,13 +296,25 @@ mod tests {
 
     #[tokio::test]
     async fn tokens_belong_to_pods_of_the_node() {
-        let pod = |name: &str, node: &str| {
-            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n", "uid": "u"}, "spec": {"nodeName": node}})
-        };
+        let pod = |name: &str, node: &str| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n", "uid": "u"}, "spec": {"nodeName": node}});
         let case = case().with("", "pods", pod("here", "a")).with("", "pods", pod("there", "b"));
         let ask = |name: &str| json!({"metadata": {"name": "sa"}, "spec": {"boundObjectRef": {"kind": "Pod", "name": name, "uid": "u"}}});
-        assert!(case.create("", "serviceaccounts", "n", ask("here")).sub("token").validate(&NodeRestriction).await.is_ok());
-        assert!(case.create("", "serviceaccounts", "n", ask("there")).sub("token").validate(&NodeRestriction).await.is_err());
-        assert!(case.create("", "serviceaccounts", "n", json!({"spec": {}})).sub("token").validate(&NodeRestriction).await.is_err());
+        assert!(
+            case.create("", "serviceaccounts", "n", ask("here")).sub("token").validate(&NodeRestriction).await.is_ok()
+        );
+        assert!(
+            case.create("", "serviceaccounts", "n", ask("there"))
+                .sub("token")
+                .validate(&NodeRestriction)
+                .await
+                .is_err()
+        );
+        assert!(
+            case.create("", "serviceaccounts", "n", json!({"spec": {}}))
+                .sub("token")
+                .validate(&NodeRestriction)
+                .await
+                .is_err()
+        );
     }
 }

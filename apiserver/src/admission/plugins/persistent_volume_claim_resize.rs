@@ -38,7 +38,8 @@ impl Admission for PersistentVolumeClaimResize {
         }
         let class = text(&old["spec"], "storageClassName");
         let found = lookup::find(request.snapshot, GroupResource::new("storage.k8s.io", "storageclasses"), "", class);
-        let allowed = found.and_then(|class| class.value().ok()).is_some_and(|class| flag(&class, "allowVolumeExpansion"));
+        let allowed =
+            found.and_then(|class| class.value().ok()).is_some_and(|class| flag(&class, "allowVolumeExpansion"));
         if allowed {
             return Ok(());
         }
@@ -55,11 +56,30 @@ mod tests {
     #[tokio::test]
     async fn growth_needs_a_class_that_allows_it() {
         let class = |name: &str, allow: bool| json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name}, "allowVolumeExpansion": allow});
-        let case = Case::new().with("storage.k8s.io", "storageclasses", class("yes", true)).with("storage.k8s.io", "storageclasses", class("no", false));
+        let case = Case::new().with("storage.k8s.io", "storageclasses", class("yes", true)).with(
+            "storage.k8s.io",
+            "storageclasses",
+            class("no", false),
+        );
         let claim = |class: &str, size: &str| json!({"metadata": {"name": "c"}, "spec": {"storageClassName": class, "resources": {"requests": {"storage": size}}}, "status": {"phase": "Bound"}});
         let resource = "persistentvolumeclaims";
-        assert!(case.update("", resource, "n", claim("yes", "2Gi"), claim("yes", "1Gi")).validate(&PersistentVolumeClaimResize).await.is_ok());
-        assert!(case.update("", resource, "n", claim("no", "2Gi"), claim("no", "1Gi")).validate(&PersistentVolumeClaimResize).await.is_err());
-        assert!(case.update("", resource, "n", claim("no", "1Gi"), claim("no", "1Gi")).validate(&PersistentVolumeClaimResize).await.is_ok());
+        assert!(
+            case.update("", resource, "n", claim("yes", "2Gi"), claim("yes", "1Gi"))
+                .validate(&PersistentVolumeClaimResize)
+                .await
+                .is_ok()
+        );
+        assert!(
+            case.update("", resource, "n", claim("no", "2Gi"), claim("no", "1Gi"))
+                .validate(&PersistentVolumeClaimResize)
+                .await
+                .is_err()
+        );
+        assert!(
+            case.update("", resource, "n", claim("no", "1Gi"), claim("no", "1Gi"))
+                .validate(&PersistentVolumeClaimResize)
+                .await
+                .is_ok()
+        );
     }
 }

@@ -36,7 +36,9 @@ impl Admission for PodTopologyLabels {
         if node.is_empty() {
             return Ok(());
         }
-        let Some(node) = lookup::find(request.snapshot, GroupResource::new("", "nodes"), "", &node) else { return Ok(()) };
+        let Some(node) = lookup::find(request.snapshot, GroupResource::new("", "nodes"), "", &node) else {
+            return Ok(());
+        };
         for label in LABELS {
             if let Some(value) = node.meta.labels.get(label) {
                 let labels = child(child(pod, "metadata"), "labels");
@@ -58,7 +60,8 @@ mod tests {
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": {LABELS[0]: "z"}}});
         let case = Case::new().with("", "nodes", node);
         let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "a"}});
-        let bound = case.update("", "pods", "n", pod.clone(), pod).sub("binding").mutate(&PodTopologyLabels).await.unwrap();
+        let bound =
+            case.update("", "pods", "n", pod.clone(), pod).sub("binding").mutate(&PodTopologyLabels).await.unwrap();
         assert_eq!(bound["metadata"]["labels"], json!({LABELS[0]: "z"}));
     }
 }

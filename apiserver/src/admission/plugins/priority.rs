@@ -62,10 +62,13 @@ impl Admission for Priority {
         if !flag(class, "globalDefault") {
             return Ok(());
         }
-        match classes(request.snapshot).iter().find(|class| class.global_default == Some(true)).and_then(|class| class.metadata.name.clone()) {
-            Some(other) if other != request.name => {
-                Err(request.forbidden(format!("PriorityClass {other} is already marked as default. Only one default can exist")))
-            }
+        match classes(request.snapshot)
+            .iter()
+            .find(|class| class.global_default == Some(true))
+            .and_then(|class| class.metadata.name.clone())
+        {
+            Some(other) if other != request.name => Err(request
+                .forbidden(format!("PriorityClass {other} is already marked as default. Only one default can exist"))),
             _ => Ok(()),
         }
     }
@@ -123,8 +126,14 @@ fn resolve(request: &AdmissionRequest<'_>, name: &str) -> Result<Resolved, Statu
         preemption: class.preemption_policy.clone().unwrap_or_else(|| PREEMPT.to_owned()),
     };
     if name.is_empty() {
-        let lowest = classes(request.snapshot).into_iter().filter(|class| class.global_default == Some(true)).min_by_key(|class| class.value);
-        return Ok(lowest.map_or_else(|| Resolved { name: String::new(), value: 0, preemption: PREEMPT.to_owned() }, |class| of(&class)));
+        let lowest = classes(request.snapshot)
+            .into_iter()
+            .filter(|class| class.global_default == Some(true))
+            .min_by_key(|class| class.value);
+        return Ok(lowest.map_or_else(
+            || Resolved { name: String::new(), value: 0, preemption: PREEMPT.to_owned() },
+            |class| of(&class),
+        ));
     }
     let resource = GroupResource::new("scheduling.k8s.io", "priorityclasses");
     if let Some(object) = lookup::find(request.snapshot, resource, "", name) {
@@ -151,9 +160,11 @@ mod tests {
             json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
                 "value": value, "globalDefault": default, "preemptionPolicy": if default { "Never" } else { PREEMPT }})
         };
-        Case::new()
-            .with("scheduling.k8s.io", "priorityclasses", class("high", 100, false))
-            .with("scheduling.k8s.io", "priorityclasses", class("usual", 5, true))
+        Case::new().with("scheduling.k8s.io", "priorityclasses", class("high", 100, false)).with(
+            "scheduling.k8s.io",
+            "priorityclasses",
+            class("usual", 5, true),
+        )
     }
 
     #[tokio::test]
@@ -164,9 +175,16 @@ mod tests {
             (json!({}), ("usual", 5, "Never")),
             (json!({"priorityClassName": "system-node-critical"}), ("system-node-critical", 2_000_001_000, PREEMPT)),
         ] {
-            let pod = case.create("", "pods", "n", json!({"metadata": {"name": "p"}, "spec": given})).mutate(&Priority).await.unwrap();
+            let pod = case
+                .create("", "pods", "n", json!({"metadata": {"name": "p"}, "spec": given}))
+                .mutate(&Priority)
+                .await
+                .unwrap();
             let spec = &pod["spec"];
-            assert_eq!((text(spec, "priorityClassName"), int(spec, "priority").unwrap(), text(spec, "preemptionPolicy")), want);
+            assert_eq!(
+                (text(spec, "priorityClassName"), int(spec, "priority").unwrap(), text(spec, "preemptionPolicy")),
+                want
+            );
         }
     }
 
@@ -175,9 +193,16 @@ mod tests {
         let case = case();
         for (spec, want) in [
             (json!({"priorityClassName": "x"}), "no PriorityClass with name x was found"),
-            (json!({"priorityClassName": "high", "priority": 7}), "the integer value of priority (7) must not be provided"),
+            (
+                json!({"priorityClassName": "high", "priority": 7}),
+                "the integer value of priority (7) must not be provided",
+            ),
         ] {
-            let error = case.create("", "pods", "n", json!({"metadata": {"name": "p"}, "spec": spec})).mutate(&Priority).await.unwrap_err();
+            let error = case
+                .create("", "pods", "n", json!({"metadata": {"name": "p"}, "spec": spec}))
+                .mutate(&Priority)
+                .await
+                .unwrap_err();
             assert!(error.message.contains(want), "{}", error.message);
         }
     }
@@ -185,7 +210,10 @@ mod tests {
     #[tokio::test]
     async fn there_is_one_default_class() {
         let second = json!({"metadata": {"name": "other"}, "globalDefault": true});
-        let error = case().create("scheduling.k8s.io", "priorityclasses", "", second).validate(&Priority).await.unwrap_err();
-        assert!(error.message.ends_with("PriorityClass usual is already marked as default. Only one default can exist"));
+        let error =
+            case().create("scheduling.k8s.io", "priorityclasses", "", second).validate(&Priority).await.unwrap_err();
+        assert!(
+            error.message.ends_with("PriorityClass usual is already marked as default. Only one default can exist")
+        );
     }
 }

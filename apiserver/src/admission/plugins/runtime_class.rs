@@ -39,7 +39,9 @@ fn apply(request: &AdmissionRequest<'_>, pod: &mut Value) -> Result<(), Status> 
     let given = field(spec, "overhead").is_some_and(|overhead| overhead.as_object().is_some_and(|map| !map.is_empty()));
     if name.is_empty() {
         if given {
-            return Err(request.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"));
+            return Err(
+                request.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")
+            );
         }
         return Ok(());
     }
@@ -58,7 +60,11 @@ fn apply(request: &AdmissionRequest<'_>, pod: &mut Value) -> Result<(), Status> 
     for (key, value) in entries(scheduling, "nodeSelector") {
         let selector = child(spec, "nodeSelector");
         if field(selector, key).is_some_and(|have| have != value) {
-            return Err(request.forbidden(format!("conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}", plain(value), plain(&selector[key.as_str()]))));
+            return Err(request.forbidden(format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
+                plain(value),
+                plain(&selector[key.as_str()])
+            )));
         }
         set(selector, key, value.clone());
     }
@@ -87,14 +93,21 @@ mod tests {
             "overhead": {"podFixed": {"cpu": "10m"}}, "scheduling": {"nodeSelector": {"a": "b"}, "tolerations": [{"key": "t"}]}});
         let case = Case::new().with("node.k8s.io", "runtimeclasses", class);
         let pod = |spec: Value| json!({"metadata": {"name": "p"}, "spec": spec});
-        let made = case.create("", "pods", "n", pod(json!({"runtimeClassName": "r"}))).mutate(&RuntimeClass).await.unwrap();
+        let made =
+            case.create("", "pods", "n", pod(json!({"runtimeClassName": "r"}))).mutate(&RuntimeClass).await.unwrap();
         assert_eq!(
             made["spec"],
             json!({"runtimeClassName": "r", "overhead": {"cpu": "10m"}, "nodeSelector": {"a": "b"}, "tolerations": [{"key": "t"}]})
         );
-        let error = case.create("", "pods", "n", pod(json!({"runtimeClassName": "x"}))).mutate(&RuntimeClass).await.unwrap_err();
+        let error = case
+            .create("", "pods", "n", pod(json!({"runtimeClassName": "x"})))
+            .mutate(&RuntimeClass)
+            .await
+            .unwrap_err();
         assert_eq!(error.message, "pods \"p\" is forbidden: pod rejected: RuntimeClass \"x\" not found");
-        assert!(case.create("", "pods", "n", pod(json!({"overhead": {"cpu": "1"}}))).mutate(&RuntimeClass).await.is_err());
+        assert!(
+            case.create("", "pods", "n", pod(json!({"overhead": {"cpu": "1"}}))).mutate(&RuntimeClass).await.is_err()
+        );
         let clash = pod(json!({"runtimeClassName": "r", "nodeSelector": {"a": "c"}}));
         assert!(case.create("", "pods", "n", clash).mutate(&RuntimeClass).await.is_err());
     }

@@ -61,7 +61,8 @@ async fn admit(request: &AdmissionRequest<'_>, pod: &mut Value) -> Result<(), St
     let account_name = text(spec, "serviceAccountName").to_owned();
     let account = account(request, &account_name).await?;
     let account = account.typed::<Account>().map_err(Status::internal)?;
-    let automount = spec["automountServiceAccountToken"].as_bool().or(account.automount_service_account_token).unwrap_or(true);
+    let automount =
+        spec["automountServiceAccountToken"].as_bool().or(account.automount_service_account_token).unwrap_or(true);
     if automount {
         mount_token(spec);
     }
@@ -90,12 +91,15 @@ async fn account(request: &AdmissionRequest<'_>, name: &str) -> Result<Arc<Objec
     let accounts = GroupResource::new("", "serviceaccounts");
     find_soon(request.snapshot, accounts, request.namespace, name, patience).await.ok_or_else(|| {
         let namespace = request.namespace;
-        request.forbidden(format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"))
+        request.forbidden(format!(
+            "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
+        ))
     })
 }
 
 fn mount_token(spec: &mut Value) {
-    let existing = list(spec, "volumes").iter().map(|volume| text(volume, "name")).find(|name| name.starts_with(VOLUME_PREFIX));
+    let existing =
+        list(spec, "volumes").iter().map(|volume| text(volume, "name")).find(|name| name.starts_with(VOLUME_PREFIX));
     let have = existing.is_some();
     let name = existing.map_or_else(
         || format!("{VOLUME_PREFIX}{}", skiff_api::names::random_suffix(5, &mut rand::rng())),
@@ -156,7 +160,10 @@ mod tests {
         assert_eq!(spec["imagePullSecrets"], json!([{"name": "pull"}]));
         let name = spec["volumes"][0]["name"].as_str().unwrap();
         assert!(name.starts_with("kube-api-access-") && name.len() == "kube-api-access-".len() + 5);
-        assert_eq!(spec["containers"][0]["volumeMounts"], json!([{"name": name, "readOnly": true, "mountPath": MOUNT_PATH}]));
+        assert_eq!(
+            spec["containers"][0]["volumeMounts"],
+            json!([{"name": name, "readOnly": true, "mountPath": MOUNT_PATH}])
+        );
         assert_eq!(spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3607);
     }
 

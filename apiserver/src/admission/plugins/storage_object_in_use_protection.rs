@@ -47,8 +47,15 @@ mod tests {
     #[tokio::test]
     async fn claims_and_volumes_are_protected() {
         let case = Case::new();
-        for (resource, want) in [("persistentvolumeclaims", "kubernetes.io/pvc-protection"), ("persistentvolumes", "kubernetes.io/pv-protection")] {
-            let object = case.create("", resource, "", json!({"metadata": {"name": "c"}})).mutate(&StorageObjectInUseProtection).await.unwrap();
+        for (resource, want) in [
+            ("persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+            ("persistentvolumes", "kubernetes.io/pv-protection"),
+        ] {
+            let object = case
+                .create("", resource, "", json!({"metadata": {"name": "c"}}))
+                .mutate(&StorageObjectInUseProtection)
+                .await
+                .unwrap();
             assert_eq!(object["metadata"]["finalizers"], json!([want]));
         }
     }

@@ -46,7 +46,11 @@ mod tests {
     #[tokio::test]
     async fn a_new_node_is_tainted_once() {
         let case = Case::new();
-        let node = case.create("", "nodes", "", json!({"metadata": {"name": "a"}})).mutate(&TaintNodesByCondition).await.unwrap();
+        let node = case
+            .create("", "nodes", "", json!({"metadata": {"name": "a"}}))
+            .mutate(&TaintNodesByCondition)
+            .await
+            .unwrap();
         assert_eq!(node["spec"]["taints"], json!([{"key": NOT_READY, "effect": "NoSchedule"}]));
         let again = case.create("", "nodes", "", node.clone()).mutate(&TaintNodesByCondition).await.unwrap();
         assert_eq!(again, node);
