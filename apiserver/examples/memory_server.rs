@@ -39,9 +39,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let running = server.clone();
     tokio::spawn(async move { running.run().await });
     server.ready().await;
+    let administrator = UserInfo::new("admin", &["system:masters"]);
+    let bootstrap = skiff_apiserver::bootstrap::Bootstrap {
+        client_ca_pem: String::new(),
+        request_header_ca_pem: String::new(),
+        service_cidrs: vec!["10.43.0.0/16".parse()?],
+        advertise_address: "127.0.0.1".parse()?,
+        advertise_port: 6443,
+    };
+    bootstrap.run(&server.client(administrator.clone(), "skiff")).await?;
     let handler: Handler = Arc::new(move |request, _| {
-        let server = server.clone();
-        Box::pin(async move { server.handle_as(request, UserInfo::new("admin", &["system:masters"])).await })
+        let (server, user) = (server.clone(), administrator.clone());
+        Box::pin(async move { server.handle_as(request, user).await })
     });
     let listener = tokio::net::TcpListener::bind(&address).await?;
     loop {

@@ -166,10 +166,12 @@ impl Caches {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let Some(mut inbox) = self.inbox.lock().take() else { return };
         let work = async {
+            let mut lost = false;
             loop {
-                if let Err(error) = self.follow(&mut inbox).await {
-                    tracing::warn!(component = "watch-cache", %error, "watch of the store broke, opening it again");
-                }
+                let Err(error) = self.follow(&mut inbox, lost).await else { continue };
+                // Without its history a watch cannot resume: everything is read again.
+                lost = matches!(error, StorageError::Compacted | StorageError::Future);
+                tracing::warn!(component = "watch-cache", %error, "watch of the store broke, opening it again");
                 tokio::time::sleep(limits::REWATCH_PAUSE).await;
             }
         };
@@ -183,20 +185,13 @@ impl Caches {
     }
 
     /// Loads what is not loaded, then follows the store until the watch breaks.
-    async fn follow(&self, inbox: &mut mpsc::Receiver<Add>) -> Result<(), StorageError> {
-        let mut after = self.revision();
-        let mut stream = match after {
-            Revision::ZERO => None,
-            _ => match self.backend.watch("", after).await {
-                Err(StorageError::Compacted) => None,
-                other => Some(other?),
-            },
+    async fn follow(&self, inbox: &mut mpsc::Receiver<Add>, lost: bool) -> Result<(), StorageError> {
+        let after = match self.revision() {
+            Revision::ZERO => self.load_all().await?,
+            _ if lost => self.load_all().await?,
+            seen => seen,
         };
-        if stream.is_none() {
-            after = self.load_all().await?;
-            stream = Some(self.backend.watch("", after).await?);
-        }
-        let Some(mut stream) = stream else { return Ok(()) };
+        let mut stream = self.backend.watch("", after).await?;
         let mut by_prefix = self.by_prefix();
         loop {
             tokio::select! {

@@ -169,6 +169,7 @@ pub fn list(
             value(style, &list, 200)
         }
         Negotiated { format: Format::Json, .. } if !style.pretty => spliced(style, row, objects, meta),
+        Negotiated { format: Format::Protobuf, .. } => protobuf_list(style, row, &objects, meta),
         _ => {
             let items = objects.iter().map(|object| value_in(row, object)).collect::<Result<Vec<_>, _>>()?;
             let list = json!({"kind": row.list_kind, "apiVersion": row.api_version(),
@@ -204,6 +205,24 @@ fn spliced(
     body::set_content_type(response.headers_mut(), wire::JSON);
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(len));
     Ok(finish(style, response, len))
+}
+
+/// A protobuf list, joined from the messages of its objects.
+fn protobuf_list(
+    style: &Style,
+    row: &Resource,
+    objects: &[Arc<Object>],
+    meta: &ListMeta,
+) -> Result<Response<Body>, Status> {
+    let envelopes = objects.iter().map(|object| protobuf_in(row, object)).collect::<Result<Vec<_>, _>>()?;
+    let messages = envelopes
+        .iter()
+        .map(|envelope| codec::protobuf::open(envelope).map(|open| open.raw).map_err(Status::internal))
+        .collect::<Result<Vec<&[u8]>, _>>()?;
+    let list = codec::protobuf::encode_list(&row.api_version(), &row.list_kind, &meta.value(), messages.into_iter())
+        .map_err(Status::internal)?;
+    let len = list.len();
+    Ok(finish(style, body::response(200, wire::PROTOBUF, list), len))
 }
 
 fn finish(style: &Style, response: Response<Body>, len: usize) -> Response<Body> {

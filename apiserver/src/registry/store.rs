@@ -84,6 +84,11 @@ impl Written {
 pub(crate) trait Transformation: Send {
     async fn decide(&mut self, old: Option<&Arc<Object>>) -> Result<Change, Status>;
 
+    /// Whether the object should not exist, so that asking the store for it first is in vain.
+    fn expects_absent(&self) -> bool {
+        false
+    }
+
     /// The decision of the last call was carried out.
     fn stored(&mut self, _object: &Arc<Object>) {}
 
@@ -162,7 +167,7 @@ impl Store {
         let key = storage::object_key(storage_of(row)?, request.namespace, request.name);
         let mut current = self.cached(row, request.namespace, request.name);
         let mut from_cache = true;
-        if current.is_none() {
+        if current.is_none() && !transformation.expects_absent() {
             (current, from_cache) = (self.read(&key).await?, false);
         }
         for _ in 0..limits::UPDATE_ATTEMPTS_MAX {

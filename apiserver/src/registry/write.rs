@@ -148,6 +148,10 @@ impl Transformation for Write<'_> {
         }
     }
 
+    fn expects_absent(&self) -> bool {
+        self.creating
+    }
+
     fn stored(&mut self, _object: &Arc<Object>) {
         self.admitted = None;
         if let Some(allocation) = self.allocation.take()

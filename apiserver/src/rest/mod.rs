@@ -151,10 +151,16 @@ impl Call<'_> {
         Ok(Style { negotiated, include, pretty, gzip: body::accepts_gzip(&self.headers) })
     }
 
+    /// Whether the row's kind is a message of the schema table: those have
+    /// protobuf bodies and strategic merge patches.
+    pub fn has_message(&self) -> bool {
+        self.row.origin == skiff_api::resource::Origin::BuiltIn && self.row.schema.is_some()
+    }
+
     /// What objects of this row can be shown as.
     pub fn offer(&self) -> Offer {
-        let built_in = self.row.origin == skiff_api::resource::Origin::BuiltIn;
-        if self.view().is_some() { Offer::values(built_in) } else { Offer::objects(built_in) }
+        let protobuf = self.has_message();
+        if self.view().is_some() { Offer::values(protobuf) } else { Offer::objects(protobuf) }
     }
 }
 

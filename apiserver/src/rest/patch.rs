@@ -6,7 +6,6 @@ use serde_json::Value;
 use skiff_api::{
     Reason, Status,
     patch::{json_patch, merge, strategic},
-    resource::Origin,
 };
 
 use super::{Call, answer};
@@ -53,7 +52,7 @@ pub(super) async fn patch(call: &Call<'_>, body: Bytes) -> Result<Response<Body>
 
 fn parse(call: &Call<'_>, options: &WriteOptions, body: &Bytes) -> Result<Patch, Status> {
     let content_type = call.content_type().split(';').next().unwrap_or_default().trim().to_owned();
-    let built_in = call.row.origin == Origin::BuiltIn;
+    let built_in = call.has_message();
     if options.force && content_type != APPLY_PATCH {
         return Err(Status::invalid(
             "meta.k8s.io",
