@@ -12,7 +12,7 @@ use crate::kv::KeyValue;
 use crate::lessor::{LeaseId, Lessor};
 use crate::limits::{LEASE_TTL_SECONDS_MAX, LEASE_TTL_SECONDS_MIN};
 use crate::overlay::{LeaseEffect, Overlay};
-use crate::range::{KeyRange, RangeRequest};
+use crate::range::{KeyRange, RangeEnd, RangeRequest, RawRange};
 use crate::revision::Revision;
 use crate::txn::{
     Compare, CompareResult, CompareTarget, DeleteRequest, DeleteResponse, Op, PutRequest, PutResponse, RawOp, RawTxn,
@@ -45,7 +45,8 @@ impl Evaluator<'_> {
     /// Evaluates a transaction that passed `Txn::check`.
     pub(crate) fn txn(&mut self, txn: &Txn) -> Result<RawTxn> {
         let decision = self.decide(txn);
-        self.check(txn, &decision)?;
+        let changes = self.check(txn, &decision)?;
+        self.overlay.room_for(changes)?;
         let mut raw = self.run(txn, &decision);
         self.overlay.end();
         raw.revision = self.overlay.revision();
@@ -133,7 +134,7 @@ impl Evaluator<'_> {
     /// The keys that exist in `range` now, with values.
     fn newest(&self, range: &KeyRange) -> Vec<KeyValue> {
         match range.end {
-            crate::range::RangeEnd::Single => self.overlay.latest(self.index, &range.start).into_iter().collect(),
+            RangeEnd::Single => self.overlay.latest(self.index, &range.start).into_iter().collect(),
             _ => {
                 let request = RangeRequest::new(range.clone());
                 gather_over(self.index, self.overlay, request, NEWEST).kvs
@@ -141,30 +142,30 @@ impl Evaluator<'_> {
         }
     }
 
-    fn check(&self, txn: &Txn, decision: &Decision) -> Result<()> {
+    /// Refuses what the present state does not allow; answers how many keys may change at most.
+    fn check(&self, txn: &Txn, decision: &Decision) -> Result<usize> {
         let mut nested = decision.nested.iter();
+        let mut changes = 0;
         for op in decision.branch(txn) {
-            match op {
-                Op::Range(range) => {
-                    self.check_revision(range.revision)?;
-                }
-                Op::Put(put) => self.check_put(put)?,
-                Op::Delete(delete) => match delete.range.end {
-                    crate::range::RangeEnd::Single => {}
-                    _ => {
-                        let request = RangeRequest::new(delete.range.clone()).count_only();
-                        let raw = gather_over(self.index, self.overlay, request, NEWEST);
-                        self.overlay.room_for(raw.count.saturating_mul(2))?;
-                    }
+            changes += match op {
+                Op::Range(range) => self.check_revision(range.revision).map(|()| 0)?,
+                Op::Put(put) => self.check_put(put).map(|()| 1)?,
+                Op::Delete(delete) => self.count(&delete.range),
+                Op::Txn(txn) => match nested.next() {
+                    Some(decision) => self.check(txn, decision)?,
+                    None => 0,
                 },
-                Op::Txn(txn) => {
-                    if let Some(decision) = nested.next() {
-                        self.check(txn, decision)?;
-                    }
-                }
-            }
+            };
         }
-        Ok(())
+        Ok(changes)
+    }
+
+    fn count(&self, range: &KeyRange) -> usize {
+        if range.end == RangeEnd::Single {
+            return 1;
+        }
+        let request = RangeRequest::new(range.clone()).count_only();
+        gather_over(self.index, self.overlay, request, NEWEST).count
     }
 
     fn check_put(&self, put: &PutRequest) -> Result<()> {
@@ -205,7 +206,7 @@ impl Evaluator<'_> {
         RawTxn { revision, succeeded: decision.succeeded, responses }
     }
 
-    fn range(&self, request: &RangeRequest) -> crate::range::RawRange {
+    fn range(&self, request: &RangeRequest) -> RawRange {
         let at = if request.revision.0 == 0 { NEWEST } else { request.revision };
         gather_over(self.index, self.overlay, request.clone(), at)
     }

@@ -74,6 +74,13 @@ impl Inbox {
         self.ready.notify_one();
     }
 
+    /// Closes, and lets go of what is still queued: its callers learn that the store is stopped.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        let queue = std::mem::take(&mut self.state.lock().queue);
+        drop(queue);
+    }
+
     /// What is queued now, or else waits until `deadline` (for ever if `None`).
     pub(crate) fn take(&self, deadline: Option<Instant>) -> Taken {
         let mut state = self.state.lock();

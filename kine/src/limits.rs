@@ -35,6 +35,10 @@ pub const WATCH_BATCH_BYTES: usize = 2 << 20;
 
 /// Time one background slice may take.
 pub const SLICE: Duration = Duration::from_millis(1);
+/// Least time of a slice behind a busy batch, however short that was.
+pub const SLICE_MIN: Duration = Duration::from_micros(100);
+/// Share of the time of a busy batch that a slice behind it may take.
+pub const SLICE_SHARE: u32 = 4;
 /// Pages moved by one step of incremental vacuum.
 pub const VACUUM_STEP_PAGES: u32 = 16;
 /// Free bytes below which the file is left alone.

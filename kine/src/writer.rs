@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::inbox::Taken;
 use crate::lessor::{DirtyLease, LeaseId, seconds, unix_ms};
-use crate::limits::{LEASE_FLUSH, RETENTION_SAMPLES, SLICE};
+use crate::limits::{LEASE_FLUSH, RETENTION_SAMPLES, SLICE, SLICE_MIN, SLICE_SHARE};
 use crate::log::{Batch, LeaseChange, LeaseRow, Log, LogError, Reclaim};
 use crate::overlay::{LeaseEffect, Overlay};
 use crate::revision::Revision;
@@ -32,6 +32,16 @@ struct Prepared {
     batch: Batch,
     renewed: Vec<DirtyLease>,
     now: Instant,
+}
+
+/// However the thread ends, nobody waits for it afterwards.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.inbox.abandon();
+        self.0.hub.close();
+    }
 }
 
 pub(crate) struct Writer {
@@ -73,16 +83,20 @@ impl Writer {
 
     /// Runs until the inbox is closed and empty, then closes the log.
     pub(crate) fn run(mut self) -> Result<()> {
+        let _ending = Ending(self.shared.clone());
         self.expect_renewals();
         loop {
             match self.shared.inbox.take(self.wake_at()) {
                 Taken::Commands(commands) => {
+                    let started = Instant::now();
                     self.write(commands);
-                    self.tidy(Reclaim::Busy);
+                    // Under load compaction keeps pace with what it follows, and no more.
+                    let budget = started.elapsed() / SLICE_SHARE;
+                    self.tidy(Reclaim::Busy, budget.clamp(SLICE_MIN, SLICE));
                 }
                 Taken::Idle => {
                     self.timers();
-                    self.tidy(Reclaim::Idle);
+                    self.tidy(Reclaim::Idle, SLICE);
                 }
                 Taken::Closed => return self.finish(),
             }
@@ -324,11 +338,11 @@ impl Writer {
     }
 
     /// One slice of deleting garbage or reclaiming space.
-    fn tidy(&mut self, how: Reclaim) {
+    fn tidy(&mut self, how: Reclaim, budget: Duration) {
         if self.retry_at.is_some_and(|retry_at| retry_at > Instant::now()) {
             return;
         }
-        if let Err(error) = self.tidy_slice(how) {
+        if let Err(error) = self.tidy_slice(how, budget) {
             let error = Error::Write(error.to_string());
             let failed = Err(error.clone());
             answer_all(self.compaction_waiters.drain(..), &failed);
@@ -337,10 +351,10 @@ impl Writer {
         }
     }
 
-    fn tidy_slice(&mut self, how: Reclaim) -> Result<(), LogError> {
+    fn tidy_slice(&mut self, how: Reclaim, budget: Duration) -> Result<(), LogError> {
         let garbage = self.shared.index.read().garbage(GARBAGE_PER_SLICE);
         if !garbage.is_empty() {
-            let deleted = self.log.delete(&garbage, SLICE)?;
+            let deleted = self.log.delete(&garbage, budget)?;
             self.shared.index.write().forget(deleted);
             self.untidy = true;
             self.log.reclaim(Reclaim::Busy)?;

@@ -476,3 +476,51 @@ fn refusal(path: &Path, error: &rusqlite::Error) -> Error {
 fn describe(error: &rusqlite::Error) -> LogError {
     LogError(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(revision: u64, bytes: usize) -> Batch {
+        let record = Record {
+            id: RecordId::new(Revision(revision), 0),
+            key: Bytes::from_static(b"a"),
+            value: Some(Bytes::from(vec![b'x'; bytes])),
+            create_revision: Revision(revision),
+            version: 1,
+            lease: 0,
+        };
+        Batch { records: vec![record], ..Batch::default() }
+    }
+
+    fn limit_pages(log: &SqliteLog, pages: u32) {
+        log.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_fails_the_batch_whole_and_later_ones_succeed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SqliteLog::open(&folder.path().join("s.db"), || (1, 2)).unwrap();
+        log.append(&batch(2, 100)).unwrap();
+        limit_pages(&log, 20);
+        let error = log.append(&batch(3, 1 << 20)).unwrap_err();
+        assert!(error.to_string().contains("full"), "{error}");
+        assert_eq!(log.last_id().unwrap(), Some(RecordId::new(Revision(2), 0)));
+        let mut reader = log.reader().unwrap();
+        assert_eq!(reader.records(RecordId::default(), 10, 1 << 20).unwrap().len(), 1);
+        limit_pages(&log, 10_000);
+        log.append(&batch(3, 1 << 20)).unwrap();
+        assert_eq!(log.last_id().unwrap(), Some(RecordId::new(Revision(3), 0)));
+        Box::new(log).close().unwrap();
+    }
+
+    #[test]
+    fn what_is_committed_is_synced_again_after_an_unsynced_slice() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SqliteLog::open(&folder.path().join("s.db"), || (1, 2)).unwrap();
+        log.append(&batch(2, 100)).unwrap();
+        assert_eq!(log.delete(&[RecordId::new(Revision(2), 0)], Duration::from_secs(1)).unwrap(), 1);
+        assert_eq!(log.pragma("synchronous").unwrap(), 2, "FULL");
+        assert_eq!(log.last_id().unwrap(), None);
+    }
+}

@@ -3,7 +3,6 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use skiff_kine::Revision;
 use skiff_kine::grpc::pb::etcdserverpb as pb;
 use skiff_kine::grpc::pb::etcdserverpb::auth_client::AuthClient;
 use skiff_kine::grpc::pb::etcdserverpb::cluster_client::ClusterClient;
@@ -12,9 +11,13 @@ use skiff_kine::grpc::pb::etcdserverpb::maintenance_client::MaintenanceClient;
 use skiff_kine::grpc::pb::etcdserverpb::watch_client::WatchClient;
 use skiff_kine::grpc::pb::health::health_client::HealthClient;
 use skiff_kine::grpc::pb::health::{HealthCheckRequest, health_check_response::ServingStatus};
+use skiff_kine::grpc::{TlsOptions, serve_tcp};
+use skiff_kine::{Revision, Store, StoreOptions};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Streaming};
 
 use crate::grpc::{Remote, real_etcd, sqlite};
@@ -231,4 +234,54 @@ async fn a_client_that_does_not_read_neither_stalls_others_nor_loses_events() {
         }
         assert_eq!(seen, (2..2 + total as i64).collect::<Vec<_>>());
     }
+}
+
+/// A certificate authority with one server and one client certificate.
+struct Authority {
+    ca: String,
+    server: TlsOptions,
+    client: Identity,
+}
+
+fn authority() -> Authority {
+    let key = || rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer_key = key();
+    let ca_pem = ca.self_signed(&issuer_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(ca, issuer_key);
+    let leaf = |names: Vec<String>| {
+        let key = key();
+        let certificate = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    };
+    let (certificate, private) = leaf(vec!["localhost".into(), "127.0.0.1".into()]);
+    let server = TlsOptions { certificate, key: private, client_ca: Some(ca_pem.clone()) };
+    let (certificate, private) = leaf(vec!["client".into()]);
+    Authority { ca: ca_pem, server, client: Identity::from_pem(certificate, private) }
+}
+
+#[tokio::test]
+async fn tcp_with_mutual_tls_lets_in_who_has_a_certificate_and_nobody_else() {
+    let Authority { ca, server, client } = authority();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let store = Store::open(StoreOptions::memory()).await.unwrap();
+    let token = CancellationToken::new();
+    let serving = tokio::spawn(serve_tcp(store, address, Some(server), token.clone()));
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name("localhost");
+    let connect = async |tls: ClientTlsConfig| {
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
+        let mut kv = KvClient::new(endpoint.connect_lazy());
+        for _ in 0..100 {
+            match kv.range(range("a")).await {
+                Err(error) if error.code() == Code::Unavailable => tokio::time::sleep(Duration::from_millis(20)).await,
+                result => return result.map(|_| ()),
+            }
+        }
+        Err(tonic::Status::unavailable("never reached"))
+    };
+    connect(tls.clone().identity(client)).await.unwrap();
+    assert!(connect(tls).await.is_err());
+    token.cancel();
+    serving.await.unwrap().unwrap();
 }
