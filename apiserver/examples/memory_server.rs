@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         client_ca_pem: String::new(),
         request_header_ca_pem: String::new(),
         service_cidrs: vec!["10.43.0.0/16".parse()?],
-        advertise_address: "127.0.0.1".parse()?,
+        advertise_address: "192.0.2.1".parse()?,
         advertise_port: 6443,
     };
     bootstrap.run(&server.client(administrator.clone(), "skiff")).await?;
