@@ -237,14 +237,15 @@ impl FieldSet {
     }
 
     fn entries(&self) -> Map<String, Value> {
-        let entry = |(element, node): (&Box<str>, &Node)| {
+        let mut entries = Map::new();
+        for (element, node) in &self.0 {
             let mut inner = node.below.entries();
             if node.member && !inner.is_empty() {
                 inner.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            (element.to_string(), Value::Object(inner))
-        };
-        self.0.iter().map(entry).collect()
+            entries.insert(element.to_string(), Value::Object(inner));
+        }
+        entries
     }
 }
 

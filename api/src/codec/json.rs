@@ -141,7 +141,7 @@ impl Conform<'_> {
             Kind::Message(id) => self.message(*id, value, path, owner),
             Kind::List { element, .. } => {
                 let Value::Array(items) = value else {
-                    return Err(mismatch(value, path, owner, &go_type(self.schema, kind, field)));
+                    return Err(mismatch(value, path, owner, &go_type(self.schema, kind, owner, field)));
                 };
                 for (index, item) in items.iter_mut().enumerate() {
                     self.element(element, item, &path.index(index), owner, field)?;
@@ -150,7 +150,7 @@ impl Conform<'_> {
             }
             Kind::Map { value: element, .. } => {
                 let Value::Object(entries) = value else {
-                    return Err(mismatch(value, path, owner, &go_type(self.schema, kind, field)));
+                    return Err(mismatch(value, path, owner, &go_type(self.schema, kind, owner, field)));
                 };
                 for (key, item) in entries.iter_mut() {
                     self.element(element, item, &path.key(key), owner, field)?;
@@ -328,10 +328,11 @@ fn go_string(owner: &Message, field: &Field) -> String {
     }
 }
 
-fn go_type(schema: &Schema, kind: &Kind, field: &Field) -> String {
+fn go_type(schema: &Schema, kind: &Kind, owner: &Message, field: &Field) -> String {
     match kind {
-        Kind::List { element, .. } => format!("[]{}", go_type(schema, element, field)),
-        Kind::Map { value, .. } => format!("map[string]{}", go_type(schema, value, field)),
+        Kind::List { element, .. } => format!("[]{}", go_type(schema, element, owner, field)),
+        Kind::Map { value, .. } => format!("map[string]{}", go_type(schema, value, owner, field)),
+        Kind::Scalar(Scalar::String) => go_string(owner, field),
         Kind::Message(id) => go_message(schema.get(*id)),
         Kind::Scalar(scalar) => match scalar {
             Scalar::Int32 => "int32",

@@ -26,7 +26,7 @@ fn autoscalers(version: &'static str) -> Resource {
     row("autoscaling", version, "HorizontalPodAutoscaler", "horizontalpodautoscalers")
         .columns(workloads::autoscalers())
         .short(&["hpa"])
-        .in_all()
+        .categories(&["all", "podautoscalers"])
         .status()
         .edit(|row| {
             row.storage_version = Some(("autoscaling".into(), "v2".into()));

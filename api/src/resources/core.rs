@@ -6,7 +6,7 @@ use super::build::{CREATE, Describe, PROXY, STREAM, row};
 use crate::{
     GroupResource,
     printers::{access, cluster, network, pods, storage, workloads},
-    resource::{Resource, Verb, Verbs},
+    resource::{FieldSource, Resource, SelectableField, Verb, Verbs},
 };
 
 pub(super) fn rows() -> Vec<Resource> {
@@ -100,20 +100,11 @@ fn events(group: &'static str, regarding: &'static str) -> Resource {
             row.storage_version_hash = super::build::storage_version_hash("", "v1", "Event").into();
         });
     // Each group's selectors use its own spelling of the reference.
-    let computed: [(&'static str, fn(&Value) -> String); 7] = [
-        ("involvedObject.kind", |event| reference(event, "kind")),
-        ("involvedObject.namespace", |event| reference(event, "namespace")),
-        ("involvedObject.name", |event| reference(event, "name")),
-        ("involvedObject.uid", |event| reference(event, "uid")),
-        ("involvedObject.apiVersion", |event| reference(event, "apiVersion")),
-        ("involvedObject.resourceVersion", |event| reference(event, "resourceVersion")),
-        ("involvedObject.fieldPath", |event| reference(event, "fieldPath")),
-    ];
-    for (path, compute) in computed {
-        let path = if regarding == "involvedObject" { path.into() } else { path.replace("involvedObject", regarding) };
-        events.selectable_fields.push(crate::resource::SelectableField {
-            path: path.into(),
-            source: crate::resource::FieldSource::Computed(compute),
+    for part in ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"] {
+        // The stored form decides where the value is; see `reference`.
+        events.selectable_fields.push(SelectableField {
+            path: format!("{regarding}.{part}").into(),
+            source: FieldSource::Computed(reference(part)),
             absent: "".into(),
         });
     }
@@ -125,9 +116,21 @@ fn events(group: &'static str, regarding: &'static str) -> Resource {
     }
 }
 
-fn reference(event: &Value, part: &str) -> String {
-    let object = event.get("involvedObject").or_else(|| event.get("regarding"));
-    object.and_then(|object| object.get(part)).and_then(Value::as_str).unwrap_or_default().to_owned()
+/// Reads a part of the reference, in whichever form the event is.
+fn reference(part: &str) -> fn(&Value) -> String {
+    fn read(event: &Value, part: &str) -> String {
+        let object = event.get("involvedObject").or_else(|| event.get("regarding"));
+        object.and_then(|object| object.get(part)).and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+    match part {
+        "kind" => |event| read(event, "kind"),
+        "namespace" => |event| read(event, "namespace"),
+        "name" => |event| read(event, "name"),
+        "uid" => |event| read(event, "uid"),
+        "apiVersion" => |event| read(event, "apiVersion"),
+        "resourceVersion" => |event| read(event, "resourceVersion"),
+        _ => |event| read(event, "fieldPath"),
+    }
 }
 
 fn reporting(event: &Value) -> String {

@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 use super::*;
 use crate::{
     codec::json,
-    schema::{Field, Kind, MessageId, Scalar, Schema},
+    schema::{Kind, MessageId, Scalar, Schema},
 };
 
 fn root(api_version: &str, kind: &str) -> Root {
@@ -179,13 +179,13 @@ fn random_message(rng: &mut StdRng, schema: &Schema, id: MessageId, depth: usize
     let mut fields = Map::new();
     for field in schema.fields(id) {
         if rng.random_bool(if depth > 4 { 0.1 } else { 0.5 }) {
-            fields.insert(field.json.to_string(), random_value(rng, schema, &field.kind, field, depth));
+            fields.insert(field.json.to_string(), random_value(rng, schema, &field.kind, depth));
         }
     }
     fields
 }
 
-fn random_value(rng: &mut StdRng, schema: &Schema, kind: &Kind, field: &Field, depth: usize) -> Value {
+fn random_value(rng: &mut StdRng, schema: &Schema, kind: &Kind, depth: usize) -> Value {
     let count = rng.random_range(1..3);
     match kind {
         Kind::Message(id) if depth > 8 => {
@@ -194,13 +194,11 @@ fn random_value(rng: &mut StdRng, schema: &Schema, kind: &Kind, field: &Field, d
         }
         Kind::Message(id) => Value::Object(random_message(rng, schema, *id, depth + 1)),
         Kind::List { element, .. } => {
-            Value::Array((0..count).map(|_| random_value(rng, schema, element, field, depth + 1)).collect())
+            Value::Array((0..count).map(|_| random_value(rng, schema, element, depth + 1)).collect())
         }
         Kind::Map { value, .. } => {
             let entry = |at| format!("key{at}");
-            Value::Object(
-                (0..count).map(|at| (entry(at), random_value(rng, schema, value, field, depth + 1))).collect(),
-            )
+            Value::Object((0..count).map(|at| (entry(at), random_value(rng, schema, value, depth + 1))).collect())
         }
         Kind::Scalar(scalar) => random_scalar(rng, *scalar),
     }
