@@ -141,14 +141,14 @@ mod tests {
         let images =
             [image("used", false), image("pinned", true), image("kept", false), image("old", false), image("older", false)];
         let mut seen = HashMap::new();
-        update(&mut seen, &images, &["old".to_owned(), "used".to_owned()].into(), at(0));
+        update(&mut seen, &images, &["old".to_owned(), "used".to_owned()].into(), at(1000));
         let used = ["used".to_owned()].into();
         let keep = ["kept:1".to_owned()].into();
         let pick = |now| {
             let list = candidates(&seen, &images, &used, &keep, SignedDuration::from_mins(2), at(now));
             list.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
         };
-        assert!(pick(10).is_empty());
-        assert_eq!(pick(200), ["older", "old"]);
+        assert!(pick(1010).is_empty());
+        assert_eq!(pick(1200), ["older", "old"]);
     }
 }

@@ -3,7 +3,7 @@
 //! Goal: every way a client can exec, attach, read logs or forward ports works against the runtime users have. Method: one
 //! containerd in a directory of its own, one pod on the host's network, clients that speak the wire protocols themselves.
 
-mod support;
+mod containerd;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use rustls::{ClientConfig, RootCertStore};
 use skiff_agent::server::{KubeletServer, KubeletServerConfig, api_server_only, tls_config};
 use skiff_agent::streaming::channels::{CLOSE, ERROR, Framing, RESIZE, STDERR, STDIN, STDOUT};
 use skiff_agent::streaming::spdy::{Connection, Driver, Headers, SpdyStream};
-use support::{Containerd, RunningPod, missing};
+use containerd::{Containerd, RunningPod, missing};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
