@@ -8,7 +8,6 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::*;
 use crate::streaming::channels::Framing;
-use crate::streaming::spdy::SpdyStream;
 
 const FAILURE: &str =
     r#"{"metadata":{},"status":"Failure","message":"command terminated with exit code 3","reason":"NonZeroExitCode"}"#;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use containerd::{Containerd, RunningPod, missing};
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
@@ -21,7 +22,6 @@ use rustls::{ClientConfig, RootCertStore};
 use skiff_agent::server::{KubeletServer, KubeletServerConfig, api_server_only, tls_config};
 use skiff_agent::streaming::channels::{CLOSE, ERROR, Framing, RESIZE, STDERR, STDIN, STDOUT};
 use skiff_agent::streaming::spdy::{Connection, Driver, Headers, SpdyStream};
-use containerd::{Containerd, RunningPod, missing};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
