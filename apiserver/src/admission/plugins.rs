@@ -9,6 +9,8 @@ pub mod lookup;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod persistent_volume_claim_resize;
+pub mod pod_security;
+mod pod_security_checks;
 pub mod pod_topology_labels;
 pub mod priority;
 pub mod runtime_class;
@@ -34,6 +36,7 @@ pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_storage_class::DefaultStorageClass),
