@@ -33,8 +33,8 @@ fn main() -> ExitCode {
     let called_as = arguments.first().and_then(|name| Path::new(name).file_name()).and_then(|name| name.to_str());
     match called_as {
         Some("pause") => skiff_host::pause::main(),
-        Some("skiff-cni") => skiff_network::cni::main(),
-        Some("coredns") => skiff_network::dns::main(arguments.into_iter().skip(1).collect()),
+        Some("skiff-cni" | "loopback") => skiff_network::cni::main(),
+        // Some("coredns") => skiff_network::dns::main(arguments.into_iter().skip(1).collect()),
         Some("kubectl") => {
             let mut as_verb = vec![OsString::from("skiff"), OsString::from("kubectl")];
             as_verb.extend(arguments.into_iter().skip(1));

@@ -1,7 +1,8 @@
 //! The system image: an OCI image that holds only this binary.
 //!
 //! It serves as pause, cluster DNS and helper image, so that a fresh machine
-//! boots a whole cluster without a registry. The archive is written to the
+//! boots a whole cluster without a registry. By default it is the pause process,
+//! which is what containerd runs in a sandbox. The archive is written to the
 //! node's image folder and imported like any other; its tag is the content hash
 //! of the binary, so a new build is a new image and an old one is recognised.
 
@@ -77,7 +78,7 @@ fn write_archive(output: impl Write, program: &[u8], reference: &str) -> io::Res
     let config = json!({
         "architecture": architecture(), "os": "linux",
         "config": {
-            "Entrypoint": ["/coredns"], "Env": ["PATH=/"], "WorkingDir": "/",
+            "Entrypoint": ["/pause"], "Env": ["PATH=/"], "WorkingDir": "/",
         },
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
         "history": [{"created_by": "skiff"}],

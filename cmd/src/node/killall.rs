@@ -37,7 +37,7 @@ pub async fn killall(data_dir: &Path, dry_run: bool) -> Result<()> {
     step.done("");
     let step = progress.step("Removing links and packet rules");
     let binaries = payload::prepare(data_dir, false, &progress)?;
-    let mut netlink = Netlink::open()?;
+    let mut netlink = Netlink::route()?;
     for name in links(&layout)? {
         if let Some(link) = netlink.link(&name)? {
             netlink.delete_link(link.index)?;
@@ -58,7 +58,7 @@ fn links(layout: &Layout) -> Result<Vec<String>> {
     if !configured {
         return Ok(Vec::new());
     }
-    let mut netlink = Netlink::open()?;
+    let mut netlink = Netlink::route()?;
     let mut found = Vec::new();
     for name in LINKS.iter().copied().chain([layout.bridge()]) {
         if netlink.link(name)?.is_some() {

@@ -7,6 +7,9 @@ use skiff_agent::containerd::ContainerdConfig;
 
 use crate::config::instance_of;
 
+/// Names by which containerd calls the CNI plugin: ours, and the one it uses for `lo`.
+pub const CNI_NAMES: [&str; 2] = ["skiff-cni", "loopback"];
+
 /// Paths and names of one node.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -66,9 +69,13 @@ impl Layout {
         std::fs::create_dir_all(&folder)?;
         // A link, not a copy: an upgraded binary brings its own plugin.
         let target = std::fs::read_link("/proc/self/exe")?;
-        let temporary = folder.join(".skiff-cni.tmp");
-        let _ = std::fs::remove_file(&temporary);
-        std::os::unix::fs::symlink(&target, &temporary)?;
-        std::fs::rename(&temporary, folder.join("skiff-cni"))
+        for name in CNI_NAMES {
+            let temporary = folder.join(format!(".{name}.tmp"));
+            // Left over from an interrupted start, if it is there at all.
+            let _ = std::fs::remove_file(&temporary);
+            std::os::unix::fs::symlink(&target, &temporary)?;
+            std::fs::rename(&temporary, folder.join(name))?;
+        }
+        Ok(())
     }
 }

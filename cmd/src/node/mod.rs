@@ -1,13 +1,14 @@
 //! Makes this host a node: the same on a server and on an agent.
 
 mod killall;
+mod kubelet;
 mod layout;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
-use skiff_agent::{AgentConfig, AgentEvent, EventSinkFn, RuntimeConfig};
+use skiff_agent::{Agent, AgentConfig, AgentEvent, EventSinkFn, RuntimeConfig};
 use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_client::{Client, Snapshot};
 use skiff_host::{cgroup::Cgroups, nftables::Nft};
@@ -123,6 +124,7 @@ pub async fn start(
     progress: &Progress,
     supervision: &mut Supervision,
 ) -> Result<()> {
+    let (serving, client_ca_pem) = (identity.serving.clone(), identity.client_ca_pem.clone());
     let layout = Layout::new(&settings.data_dir, &settings.cgroup_root);
     layout.link_cni_plugin().context("install the CNI plugin")?;
     let nft = Nft::new(binaries.require("nft")?);
@@ -153,7 +155,12 @@ pub async fn start(
     let (ready, mut becomes_ready) = watch::channel(false);
     let events = events(progress.clone(), ready);
     let config = agent_config(settings, cluster, &layout, identity, snapshot, &binaries)?;
-    supervision.spawn("node agent", async move { Ok(skiff_agent::run(config, events, token).await?) });
+    let kubelet = kubelet::listen(settings.kubelet_port, &serving, &client_ca_pem).await?;
+    supervision.spawn("node agent", async move {
+        let agent = Agent::start(config, events, token.clone()).await?;
+        tokio::join!(kubelet.serve(agent.backend(), token), agent.wait());
+        Ok(())
+    });
     let wait = becomes_ready.wait_for(|ready| *ready);
     tokio::select! {
         ended = tokio::time::timeout(READY_PATIENCE, wait) => match ended {
