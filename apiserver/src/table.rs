@@ -106,7 +106,8 @@ fn cell(column: &Column, object: &Value, now: jiff::Timestamp) -> Value {
         ColumnSource::Path(path) => path_cell(column, path.select(object), now),
         ColumnSource::Computed(compute) => compute(object, now),
     };
-    if found.is_null() { column.absent.clone() } else { found }
+    let empty = found.is_null() || found.as_str() == Some("");
+    if empty && !column.absent.is_null() { column.absent.clone() } else { found }
 }
 
 /// Cells of custom resources are typed by their column.
