@@ -80,6 +80,9 @@ impl Conform<'_> {
     fn message(&mut self, id: MessageId, value: &mut Value, path: &Path<'_>, owner: &Message) -> Result<(), JsonError> {
         let message = self.schema.get(id);
         let Value::Object(fields) = value else {
+            if message.lenient {
+                return Ok(());
+            }
             return Err(mismatch(value, path, owner, &go_message(message)));
         };
         if self.depth >= DEPTH_MAX {
@@ -95,8 +98,8 @@ impl Conform<'_> {
             let Some(field) = self.schema.field(id, name) else {
                 return self.unknown_field(message, name, value, &path, &mut failure);
             };
-            if value.is_null() && !keeps_null(field) {
-                return false;
+            if value.is_null() {
+                return keeps_null(message, field);
             }
             if let Err(error) = self.kind(&field.kind, value, &path, message, field) {
                 failure = Some(error);
@@ -141,6 +144,9 @@ impl Conform<'_> {
             Kind::Message(id) => self.message(*id, value, path, owner),
             Kind::List { element, .. } => {
                 let Value::Array(items) = value else {
+                    if owner.lenient {
+                        return Ok(());
+                    }
                     return Err(mismatch(value, path, owner, &go_type(self.schema, kind, owner, field)));
                 };
                 for (index, item) in items.iter_mut().enumerate() {
@@ -150,6 +156,9 @@ impl Conform<'_> {
             }
             Kind::Map { value: element, .. } => {
                 let Value::Object(entries) = value else {
+                    if owner.lenient {
+                        return Ok(());
+                    }
                     return Err(mismatch(value, path, owner, &go_type(self.schema, kind, owner, field)));
                 };
                 for (key, item) in entries.iter_mut() {
@@ -171,7 +180,7 @@ impl Conform<'_> {
     ) -> Result<(), JsonError> {
         if value.is_null() {
             match kind {
-                _ if field.nullable => return Ok(()),
+                _ if field.nullable || owner.lenient => return Ok(()),
                 Kind::Message(_) => *value = json!({}),
                 Kind::Scalar(scalar) => *value = zero(*scalar),
                 Kind::List { .. } | Kind::Map { .. } => {}
@@ -284,8 +293,10 @@ fn bytes(text: &mut String) -> Result<(), JsonError> {
     }
 }
 
-fn keeps_null(field: &Field) -> bool {
-    field.nullable || matches!(field.kind, Kind::Scalar(Scalar::Any))
+/// Go drops nulls. In custom resources they stay for validation to judge,
+/// unless a default takes their place.
+fn keeps_null(message: &Message, field: &Field) -> bool {
+    field.nullable || message.lenient && field.default.is_none()
 }
 
 /// What Go's decoder calls the kind of a JSON value.

@@ -2,7 +2,7 @@
 //!
 //! Only constants live here; what depends on other fields is the business of
 //! the kinds. A field is filled when the structure around it is present, and
-//! `null` counts as absent. Filling twice changes nothing.
+//! `null` counts as absent unless it is allowed. Filling twice changes nothing.
 
 use serde_json::{Map, Value};
 
@@ -24,6 +24,7 @@ fn message(schema: &Schema, id: MessageId, fields: &mut Map<String, Value>, dept
     }
     for field in schema.fields(id) {
         match fields.get_mut(field.json.as_ref()) {
+            Some(Value::Null) if field.nullable => {}
             Some(value) if !value.is_null() => below(schema, &field.kind, value, depth),
             _ => {
                 if let Some(default) = visible_default(field) {

@@ -18,6 +18,7 @@
 //! `rbac/v1`, `meta/v1`. [`Schema::for_kind`] goes from group, version, kind.
 
 pub mod defaults;
+pub mod structural;
 mod table;
 
 use std::{
@@ -161,6 +162,8 @@ pub struct Message {
     pub atomic: bool,
     /// Unknown fields are kept (custom resources only).
     pub preserve_unknown: bool,
+    /// Values of the wrong type are left for validation (custom resources only).
+    pub lenient: bool,
     /// JSON-visible fields sorted by name, inline structures flattened.
     index: Vec<Flat>,
     /// Positions in `fields` of those with a tag, sorted by tag.
