@@ -6,6 +6,7 @@
 //! nftables transaction per change for packet rules.
 
 pub mod cni;
+pub mod dns;
 pub mod flannel;
 pub mod limits;
 pub mod proxy;
