@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    Dependencies, Registry, apps,
+    Dependencies, Registry,
+    admissionregistration::{AdmissionPolicyBindingStrategy, AdmissionPolicyStrategy, WebhookConfigurationStrategy},
+    apps,
     authentication::{reviews, token_request},
-    authorization, coordination,
+    authorization, autoscaling, batch, certificates, coordination,
     core::{self, service_ip::ServicePools},
-    discovery, rbac, scheduling, storage,
+    discovery, flowcontrol, networking, node_and_aggregation, policy, rbac, scheduling, storage,
 };
 
 /// Every built-in strategy, endpoint and view.
@@ -51,6 +53,10 @@ fn workloads(r: &mut Registry) {
     r.strategy("apps", "daemonsets", apps::daemon_set::DaemonSetStrategy);
     r.strategy("apps", "statefulsets", apps::stateful_set::StatefulSetStrategy);
     r.strategy("apps", "controllerrevisions", apps::controller_revision::ControllerRevisionStrategy);
+    r.strategy("batch", "jobs", batch::job::JobStrategy);
+    r.strategy("batch", "cronjobs", batch::cron_job::CronJobStrategy);
+    r.strategy("autoscaling", "horizontalpodautoscalers", autoscaling::HorizontalPodAutoscalerStrategy);
+    r.strategy("policy", "poddisruptionbudgets", policy::PodDisruptionBudgetStrategy);
     for resource in ["deployments", "replicasets", "statefulsets"] {
         r.view("apps", resource, "scale", apps::scale::ScaleView);
     }
@@ -94,4 +100,28 @@ fn others(r: &mut Registry) {
     r.strategy("storage.k8s.io", "csinodes", storage::CsiNodeStrategy);
     r.strategy("storage.k8s.io", "volumeattachments", storage::VolumeAttachmentStrategy);
     r.strategy("storage.k8s.io", "volumeattributesclasses", storage::VolumeAttributesClassStrategy);
+    r.strategy("node.k8s.io", "runtimeclasses", node_and_aggregation::RuntimeClassStrategy);
+    r.strategy("apiregistration.k8s.io", "apiservices", node_and_aggregation::ApiServiceStrategy);
+    r.strategy("certificates.k8s.io", "certificatesigningrequests", certificates::CertificateSigningRequestStrategy);
+
+    const NETWORKING: &str = "networking.k8s.io";
+    r.strategy(NETWORKING, "ingresses", networking::ingress::IngressStrategy);
+    r.strategy(NETWORKING, "ingressclasses", networking::ingress::IngressClassStrategy);
+    r.strategy(NETWORKING, "networkpolicies", networking::network_policy::NetworkPolicyStrategy);
+    r.strategy(NETWORKING, "servicecidrs", networking::addresses::ServiceCidrStrategy);
+    r.strategy(NETWORKING, "ipaddresses", networking::addresses::IpAddressStrategy);
+
+    const FLOW_CONTROL: &str = "flowcontrol.apiserver.k8s.io";
+    r.strategy(FLOW_CONTROL, "flowschemas", flowcontrol::FlowSchemaStrategy);
+    r.strategy(FLOW_CONTROL, "prioritylevelconfigurations", flowcontrol::PriorityLevelStrategy);
+
+    const ADMISSION: &str = "admissionregistration.k8s.io";
+    r.strategy(ADMISSION, "mutatingwebhookconfigurations", WebhookConfigurationStrategy { mutating: true });
+    r.strategy(ADMISSION, "validatingwebhookconfigurations", WebhookConfigurationStrategy { mutating: false });
+    for resource in ["validatingadmissionpolicies", "mutatingadmissionpolicies"] {
+        r.strategy(ADMISSION, resource, AdmissionPolicyStrategy);
+    }
+    for resource in ["validatingadmissionpolicybindings", "mutatingadmissionpolicybindings"] {
+        r.strategy(ADMISSION, resource, AdmissionPolicyBindingStrategy);
+    }
 }

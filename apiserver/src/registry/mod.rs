@@ -1,16 +1,24 @@
 //! What the API server knows about kinds: the table of strategies, endpoints
 //! and views, and the generic store every write ends in.
 
+pub mod admissionregistration;
 pub mod apps;
 pub mod authentication;
 pub mod authorization;
+pub mod autoscaling;
+pub mod batch;
 pub mod builtin;
+pub mod certificates;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod endpoint;
+pub mod flowcontrol;
 pub mod meta;
 pub mod names;
+pub mod networking;
+pub mod node_and_aggregation;
+pub mod policy;
 pub mod rbac;
 mod remove;
 pub mod scheduling;

@@ -15,7 +15,8 @@ async fn post_as(harness: &Harness, user: UserInfo, path: &str, body: Value) -> 
 #[tokio::test]
 async fn a_token_is_issued_and_reviewed() {
     let harness = bootstrapped().await;
-    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}});
+    let request =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}});
     let answer = harness.post("/api/v1/namespaces/n/serviceaccounts/default/token", request).await;
     assert_eq!(answer.code, 201, "{}", answer.body);
     let token = answer.body["status"]["token"].clone();
@@ -24,7 +25,10 @@ async fn a_token_is_issued_and_reviewed() {
     let answer = harness.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
     assert_eq!(answer.code, 201, "{}", answer.body);
     let status = &answer.body["status"];
-    assert_eq!((&status["authenticated"], &status["user"]["username"]), (&json!(true), &json!("system:serviceaccount:n:default")));
+    assert_eq!(
+        (&status["authenticated"], &status["user"]["username"]),
+        (&json!(true), &json!("system:serviceaccount:n:default"))
+    );
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "x.y.z"}});
     let answer = harness.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
     assert!(answer.body["status"].get("authenticated").is_none_or(|flag| flag == false));
@@ -50,13 +54,30 @@ async fn reviews_answer_for_oneself_and_others() {
         }
         json!({"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec})
     };
-    let own = post_as(&harness, UserInfo::new("nobody", &[]), &format!("{base}/selfsubjectaccessreviews"), ask("SelfSubjectAccessReview", json!({}))).await;
+    let own = post_as(
+        &harness,
+        UserInfo::new("nobody", &[]),
+        &format!("{base}/selfsubjectaccessreviews"),
+        ask("SelfSubjectAccessReview", json!({})),
+    )
+    .await;
     assert_eq!((own.code, &own.body["status"]["allowed"]), (201, &json!(false)), "{}", own.body);
-    let other = harness.post(&format!("{base}/subjectaccessreviews"), ask("SubjectAccessReview", json!({"user": "system:kube-scheduler"}))).await;
+    let other = harness
+        .post(
+            &format!("{base}/subjectaccessreviews"),
+            ask("SubjectAccessReview", json!({"user": "system:kube-scheduler"})),
+        )
+        .await;
     assert_eq!(other.body["status"]["allowed"], true, "{}", other.body);
-    let local = harness.post(&format!("{base}/namespaces/n/localsubjectaccessreviews"), ask("LocalSubjectAccessReview", json!({"user": "nobody"}))).await;
+    let local = harness
+        .post(
+            &format!("{base}/namespaces/n/localsubjectaccessreviews"),
+            ask("LocalSubjectAccessReview", json!({"user": "nobody"})),
+        )
+        .await;
     assert_eq!((local.code, &local.body["status"]["allowed"]), (201, &json!(false)), "{}", local.body);
-    let rules = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": "n"}});
+    let rules =
+        json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": "n"}});
     let rules = harness.post(&format!("{base}/selfsubjectrulesreviews"), rules).await;
     assert!(!rules.body["status"]["resourceRules"].as_array().unwrap().is_empty());
     let who = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
@@ -71,7 +92,12 @@ async fn nobody_grants_what_they_do_not_have() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
         "subjects": [{"kind": "User", "name": "alice"}]});
     let answer = harness.post(&format!("{RBAC}/namespaces/n/rolebindings"), bind).await;
-    assert_eq!((answer.code, &answer.body["subjects"][0]["apiGroup"]), (201, &json!("rbac.authorization.k8s.io")), "{}", answer.body);
+    assert_eq!(
+        (answer.code, &answer.body["subjects"][0]["apiGroup"]),
+        (201, &json!("rbac.authorization.k8s.io")),
+        "{}",
+        answer.body
+    );
     let alice = || UserInfo::new("alice", &[]);
     let role = |verbs: &str, resource: &str| {
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": format!("r-{verbs}-{resource}")},
@@ -90,5 +116,7 @@ async fn nobody_grants_what_they_do_not_have() {
     assert_eq!(held.code, 201, "{}", held.body);
     let more = post_as(&harness, alice(), &roles, role("get", "nodes")).await;
     assert_eq!(more.code, 403);
-    assert!(more.body["message"].as_str().unwrap().contains("is attempting to grant RBAC permissions not currently held"));
+    assert!(
+        more.body["message"].as_str().unwrap().contains("is attempting to grant RBAC permissions not currently held")
+    );
 }

@@ -41,8 +41,12 @@ async fn an_invalid_pod_is_refused_with_every_cause() {
     wrong["spec"]["restartPolicy"] = json!("X");
     let answer = harness.post(PODS, wrong).await;
     assert_eq!(answer.code, 422);
-    let fields: Vec<&str> =
-        answer.body["details"]["causes"].as_array().unwrap().iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    let fields: Vec<&str> = answer.body["details"]["causes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cause| cause["field"].as_str().unwrap())
+        .collect();
     assert_eq!(fields, ["spec.containers[0].image", "spec.restartPolicy"]);
 }
 
@@ -78,10 +82,20 @@ async fn specs_are_fixed_but_images_and_sizes_change() {
     assert!(answer.body["message"].as_str().unwrap().contains("pod updates may not change fields other than"));
     let size = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}});
     let answer = harness.patch(&format!("{path}/resize"), "strategic-merge", size).await;
-    assert_eq!((answer.code, &answer.body["spec"]["containers"][0]["resources"]["requests"]["cpu"]), (200, &json!("2")), "{}", answer.body);
+    assert_eq!(
+        (answer.code, &answer.body["spec"]["containers"][0]["resources"]["requests"]["cpu"]),
+        (200, &json!("2")),
+        "{}",
+        answer.body
+    );
     let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "i"}]}});
     let answer = harness.patch(&format!("{path}/ephemeralcontainers"), "strategic-merge", debug).await;
-    assert_eq!((answer.code, &answer.body["spec"]["ephemeralContainers"][0]["name"]), (200, &json!("d")), "{}", answer.body);
+    assert_eq!(
+        (answer.code, &answer.body["spec"]["ephemeralContainers"][0]["name"]),
+        (200, &json!("d")),
+        "{}",
+        answer.body
+    );
 }
 
 #[tokio::test]
@@ -109,7 +123,12 @@ async fn a_budget_refuses_the_second_eviction() {
     let first = evict("a").await;
     assert_eq!(first.code, 201, "{}", first.body);
     let second = evict("b").await;
-    assert_eq!((second.code, &second.body["details"]["causes"][0]["reason"]), (429, &json!("DisruptionBudget")), "{}", second.body);
+    assert_eq!(
+        (second.code, &second.body["details"]["causes"][0]["reason"]),
+        (429, &json!("DisruptionBudget")),
+        "{}",
+        second.body
+    );
 }
 
 #[tokio::test]
@@ -120,7 +139,8 @@ async fn nothing_new_in_a_dying_namespace() {
     assert_eq!((answer.code, &answer.body["status"]["phase"]), (200, &json!("Terminating")), "{}", answer.body);
     let answer = harness.post(PODS, pod("q")).await;
     assert_eq!((answer.code, &answer.body["details"]["causes"][0]["reason"]), (403, &json!("NamespaceTerminating")));
-    let finalize = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}, "spec": {"finalizers": []}});
+    let finalize =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}, "spec": {"finalizers": []}});
     assert_eq!(harness.put("/api/v1/namespaces/n/finalize", finalize).await.code, 200);
     assert_eq!(harness.get("/api/v1/namespaces/n").await.code, 404);
 }

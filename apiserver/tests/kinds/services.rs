@@ -16,7 +16,8 @@ fn service(name: &str, spec: Value) -> Value {
 #[tokio::test]
 async fn addresses_are_given_kept_and_returned() {
     let harness = bootstrapped().await;
-    let answer = harness.post(SERVICES, service("a", json!({"ports": [{"port": 80}], "clusterIP": "10.43.0.10"}))).await;
+    let answer =
+        harness.post(SERVICES, service("a", json!({"ports": [{"port": 80}], "clusterIP": "10.43.0.10"}))).await;
     assert_eq!((answer.code, &answer.body["spec"]["clusterIPs"]), (201, &json!(["10.43.0.10"])), "{}", answer.body);
     let taken = harness.post(SERVICES, service("b", json!({"ports": [{"port": 80}], "clusterIP": "10.43.0.10"}))).await;
     assert_eq!(taken.code, 422);
@@ -38,13 +39,15 @@ async fn a_service_changes_its_type() {
     let plain = harness.patch(&path, "merge", json!({"spec": {"type": "ClusterIP"}})).await.body;
     assert_eq!(plain["spec"]["ports"][0].get("nodePort"), None);
     assert_eq!(plain["spec"]["clusterIP"], made["spec"]["clusterIP"]);
-    let named = harness.patch(&path, "merge", json!({"spec": {"type": "ExternalName", "externalName": "example.com"}})).await;
+    let named =
+        harness.patch(&path, "merge", json!({"spec": {"type": "ExternalName", "externalName": "example.com"}})).await;
     assert_eq!(named.code, 200, "{}", named.body);
     assert_eq!(named.body["spec"].get("clusterIP"), None);
     let back = harness.patch(&path, "merge", json!({"spec": {"type": "ClusterIP", "externalName": null}})).await;
     assert_eq!(back.code, 200, "{}", back.body);
     assert!(back.body["spec"]["clusterIP"].is_string());
-    let moved = harness.patch(&path, "merge", json!({"spec": {"clusterIP": "10.43.9.9", "clusterIPs": ["10.43.9.9"]}})).await;
+    let moved =
+        harness.patch(&path, "merge", json!({"spec": {"clusterIP": "10.43.9.9", "clusterIPs": ["10.43.9.9"]}})).await;
     assert_eq!(moved.code, 422);
 }
 

@@ -68,7 +68,8 @@ impl Admission for NamespaceLifecycle {
         }
         let namespaces = GroupResource::new("", "namespaces");
         if self.was_just_deleted(request.namespace) {
-            let gone = |namespace: Option<&skiff_api::Object>| namespace.is_none_or(|namespace| namespace.meta.is_deleting());
+            let gone =
+                |namespace: Option<&skiff_api::Object>| namespace.is_none_or(|namespace| namespace.meta.is_deleting());
             wait_until(request.snapshot, namespaces.clone(), "", request.namespace, PATIENCE, gone).await;
         }
         let Some(namespace) = find_soon(request.snapshot, namespaces, "", request.namespace, PATIENCE).await else {
@@ -105,7 +106,8 @@ mod tests {
         let case = Case::new().with("", "namespaces", living).with("", "namespaces", dying);
         let pod = json!({"metadata": {"name": "p"}});
         assert!(case.create("", "pods", "n", pod.clone()).mutate(&NamespaceLifecycle::default()).await.is_ok());
-        let missing = case.create("", "pods", "x", pod.clone()).mutate(&NamespaceLifecycle::default()).await.unwrap_err();
+        let missing =
+            case.create("", "pods", "x", pod.clone()).mutate(&NamespaceLifecycle::default()).await.unwrap_err();
         assert_eq!(missing.message, "namespaces \"x\" not found");
         let refused = case.create("", "pods", "d", pod).mutate(&NamespaceLifecycle::default()).await.unwrap_err();
         assert_eq!(

@@ -7,7 +7,10 @@ use async_trait::async_trait;
 use serde_json::Value;
 use skiff_api::{GroupResource, Status};
 
-use super::{lookup, pod_security_checks::{Level, violations}};
+use super::{
+    lookup,
+    pod_security_checks::{Level, violations},
+};
 use crate::{
     admission::{Admission, AdmissionOperation, AdmissionRequest},
     registry::value::at,
@@ -54,7 +57,8 @@ impl Admission for PodSecurity {
         let policy = |mode: &str| {
             let labels = &namespace.meta.labels;
             let level = labels.get(&format!("{LABEL_PREFIX}{mode}")).and_then(|label| Level::parse(label))?;
-            let version = labels.get(&format!("{LABEL_PREFIX}{mode}-version")).cloned().unwrap_or_else(|| "latest".to_owned());
+            let version =
+                labels.get(&format!("{LABEL_PREFIX}{mode}-version")).cloned().unwrap_or_else(|| "latest".to_owned());
             (level != Level::Privileged).then_some(Policy { level, version })
         };
         let (enforce, warn) = (policy("enforce"), policy("warn"));
@@ -123,7 +127,8 @@ fn labels(request: &AdmissionRequest<'_>) -> Result<(), Status> {
 }
 
 fn is_version(version: &str) -> bool {
-    let minor = version.strip_prefix("v1.").is_some_and(|minor| !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit()));
+    let minor =
+        version.strip_prefix("v1.").is_some_and(|minor| !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit()));
     version == "latest" || minor
 }
 
@@ -144,7 +149,11 @@ mod tests {
 
     fn case(mode: &str, level: &str) -> Case {
         let labels = json!({format!("{LABEL_PREFIX}{mode}"): level});
-        Case::new().with("", "namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "labels": labels}}))
+        Case::new().with(
+            "",
+            "namespaces",
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "labels": labels}}),
+        )
     }
 
     fn pod(spec: Value) -> Value {
@@ -154,7 +163,11 @@ mod tests {
     #[tokio::test]
     async fn enforcement_refuses_with_upstreams_text() {
         let plain = pod(json!({"containers": [{"name": "c"}]}));
-        let error = case("enforce", "restricted").create("", "pods", "n", plain.clone()).validate(&PodSecurity).await.unwrap_err();
+        let error = case("enforce", "restricted")
+            .create("", "pods", "n", plain.clone())
+            .validate(&PodSecurity)
+            .await
+            .unwrap_err();
         assert_eq!(
             error.message,
             "pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\": \
@@ -169,16 +182,31 @@ mod tests {
     #[tokio::test]
     async fn templates_are_warned_about_but_not_refused() {
         let deployment = json!({"metadata": {"name": "d"}, "spec": {"template": {"spec": {"hostNetwork": true, "containers": [{"name": "c"}]}}}});
-        let warnings = case("warn", "baseline").create("apps", "deployments", "n", deployment.clone()).validate(&PodSecurity).await.unwrap();
+        let warnings = case("warn", "baseline")
+            .create("apps", "deployments", "n", deployment.clone())
+            .validate(&PodSecurity)
+            .await
+            .unwrap();
         assert_eq!(warnings, ["would violate PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"]);
-        assert!(case("enforce", "baseline").create("apps", "deployments", "n", deployment).validate(&PodSecurity).await.unwrap().is_empty());
+        assert!(
+            case("enforce", "baseline")
+                .create("apps", "deployments", "n", deployment)
+                .validate(&PodSecurity)
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[tokio::test]
     async fn labels_must_make_sense() {
         let case = Case::new();
-        let namespace = |value: &str| json!({"metadata": {"name": "n", "labels": {format!("{LABEL_PREFIX}warn"): value}}});
+        let namespace =
+            |value: &str| json!({"metadata": {"name": "n", "labels": {format!("{LABEL_PREFIX}warn"): value}}});
         assert!(case.create("", "namespaces", "", namespace("baseline")).validate(&PodSecurity).await.is_ok());
-        assert_eq!(case.create("", "namespaces", "", namespace("x")).validate(&PodSecurity).await.unwrap_err().code, 422);
+        assert_eq!(
+            case.create("", "namespaces", "", namespace("x")).validate(&PodSecurity).await.unwrap_err().code,
+            422
+        );
     }
 }

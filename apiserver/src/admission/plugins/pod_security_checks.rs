@@ -109,14 +109,15 @@ fn is_windows(pod: &Value) -> bool {
 
 fn privileged(pod: &Value) -> Option<String> {
     let bad = those(pod, |c| flag(&c["securityContext"], "privileged"));
-    (!bad.is_empty()).then(|| {
-        format!("privileged ({} must not set securityContext.privileged=true)", named(&bad))
-    })
+    (!bad.is_empty()).then(|| format!("privileged ({} must not set securityContext.privileged=true)", named(&bad)))
 }
 
 fn host_namespaces(pod: &Value) -> Option<String> {
-    let used: Vec<String> =
-        ["hostNetwork", "hostPID", "hostIPC"].iter().filter(|name| flag(&pod["spec"], name)).map(|name| format!("{name}=true")).collect();
+    let used: Vec<String> = ["hostNetwork", "hostPID", "hostIPC"]
+        .iter()
+        .filter(|name| flag(&pod["spec"], name))
+        .map(|name| format!("{name}=true"))
+        .collect();
     (!used.is_empty()).then(|| format!("host namespaces ({})", used.join(", ")))
 }
 
@@ -165,11 +166,16 @@ fn host_probes(pod: &Value) -> Option<String> {
     all.sort();
     all.dedup();
     let (word, verb) = (if all.len() == 1 { "host" } else { "hosts" }, if bad.len() == 1 { "uses" } else { "use" });
-    (!bad.is_empty()).then(|| format!("probe or lifecycle host ({} {verb} probe or lifecycle {word} {})", named(&bad), quoted(&all)))
+    (!bad.is_empty())
+        .then(|| format!("probe or lifecycle host ({} {verb} probe or lifecycle {word} {})", named(&bad), quoted(&all)))
 }
 
 fn added(container: &Value) -> Vec<String> {
-    list(&container["securityContext"]["capabilities"], "add").iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    list(&container["securityContext"]["capabilities"], "add")
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn capabilities_baseline(pod: &Value) -> Option<String> {
@@ -181,7 +187,11 @@ fn capabilities_baseline(pod: &Value) -> Option<String> {
     names.sort();
     names.dedup();
     (!bad.is_empty()).then(|| {
-        format!("non-default capabilities ({} must not include {} in securityContext.capabilities.add)", named(&bad), quoted(&names))
+        format!(
+            "non-default capabilities ({} must not include {} in securityContext.capabilities.add)",
+            named(&bad),
+            quoted(&names)
+        )
     })
 }
 
@@ -191,7 +201,8 @@ fn proc_mount(pod: &Value) -> Option<String> {
     let mut mounts: Vec<String> = bad.iter().map(|container| mount(container)).collect();
     mounts.sort();
     mounts.dedup();
-    (!bad.is_empty()).then(|| format!("procMount ({} must not set securityContext.procMount to {})", named(&bad), quoted(&mounts)))
+    (!bad.is_empty())
+        .then(|| format!("procMount ({} must not set securityContext.procMount to {})", named(&bad), quoted(&mounts)))
 }
 
 fn profile<'a>(context: &'a Value, name: &str) -> &'a str {
@@ -223,7 +234,9 @@ fn unconfined(title: &str, name: &str, pod_bad: bool, bad: &[&Value]) -> Option<
 fn selinux(pod: &Value) -> Option<String> {
     let wrong = |context: &Value| {
         let options = &context["securityContext"]["seLinuxOptions"];
-        !SELINUX_TYPES.contains(&text(options, "type")) || !text(options, "user").is_empty() || !text(options, "role").is_empty()
+        !SELINUX_TYPES.contains(&text(options, "type"))
+            || !text(options, "user").is_empty()
+            || !text(options, "role").is_empty()
     };
     let bad = those(pod, wrong);
     let who = match (wrong(&pod["spec"]), bad.as_slice()) {
@@ -247,7 +260,10 @@ fn sysctls(pod: &Value) -> Option<String> {
 fn privilege_escalation(pod: &Value) -> Option<String> {
     let bad = those(pod, |c| c["securityContext"]["allowPrivilegeEscalation"].as_bool() != Some(false));
     (!bad.is_empty() && !is_windows(pod)).then(|| {
-        format!("allowPrivilegeEscalation != false ({} must set securityContext.allowPrivilegeEscalation=false)", named(&bad))
+        format!(
+            "allowPrivilegeEscalation != false ({} must set securityContext.allowPrivilegeEscalation=false)",
+            named(&bad)
+        )
     })
 }
 
@@ -256,7 +272,9 @@ fn capabilities_restricted(pod: &Value) -> Option<String> {
         return None;
     }
     let keeps = those(pod, |c| !list(&c["securityContext"]["capabilities"], "drop").iter().any(|name| name == "ALL"));
-    let forbidden = |container: &Value| -> Vec<String> { added(container).into_iter().filter(|name| name != "NET_BIND_SERVICE").collect() };
+    let forbidden = |container: &Value| -> Vec<String> {
+        added(container).into_iter().filter(|name| name != "NET_BIND_SERVICE").collect()
+    };
     let adds = those(pod, |container| !forbidden(container).is_empty());
     let mut parts = Vec::new();
     if !keeps.is_empty() {
@@ -290,7 +308,11 @@ fn volume_types(pod: &Value) -> Option<String> {
         _ => ("volumes", "use", "types"),
     };
     (!names.is_empty()).then(|| {
-        format!("restricted volume types ({volumes} {} {verb} restricted volume {types} {})", quoted(&names), quoted(&kinds))
+        format!(
+            "restricted volume types ({volumes} {} {verb} restricted volume {types} {})",
+            quoted(&names),
+            quoted(&kinds)
+        )
     })
 }
 
@@ -330,7 +352,8 @@ fn seccomp_restricted(pod: &Value) -> Option<String> {
     }
     let good = |kind: &str| matches!(kind, "RuntimeDefault" | "Localhost");
     let of_pod = profile(&pod["spec"], "seccompProfile");
-    let wrong = those(pod, |container| !matches!(profile(container, "seccompProfile"), "" | "RuntimeDefault" | "Localhost"));
+    let wrong =
+        those(pod, |container| !matches!(profile(container, "seccompProfile"), "" | "RuntimeDefault" | "Localhost"));
     let silent = those(pod, |container| profile(container, "seccompProfile").is_empty());
     let mut parts = Vec::new();
     if !of_pod.is_empty() && !good(of_pod) {
@@ -340,7 +363,10 @@ fn seccomp_restricted(pod: &Value) -> Option<String> {
         parts.push(format!("{} must not set securityContext.seccompProfile.type to \"Unconfined\"", named(&wrong)));
     }
     if parts.is_empty() && of_pod.is_empty() && !silent.is_empty() {
-        parts.push(format!("pod or {} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\"", named(&silent)));
+        parts.push(format!(
+            "pod or {} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\"",
+            named(&silent)
+        ));
     }
     (!parts.is_empty()).then(|| format!("seccompProfile ({})", parts.join("; ")))
 }
@@ -355,7 +381,10 @@ mod tests {
         let table = [
             (json!({"hostPID": true}), "host namespaces (hostPID=true)"),
             (json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}), "hostPath volumes (volume \"v\")"),
-            (json!({"containers": [{"name": "c", "ports": [{"hostPort": 80}]}]}), "hostPort (container \"c\" uses hostPort 80)"),
+            (
+                json!({"containers": [{"name": "c", "ports": [{"hostPort": 80}]}]}),
+                "hostPort (container \"c\" uses hostPort 80)",
+            ),
             (
                 json!({"containers": [{"name": "c", "securityContext": {"privileged": true}}]}),
                 "privileged (container \"c\" must not set securityContext.privileged=true)",
@@ -385,7 +414,9 @@ mod tests {
             "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN"]}}}]}});
         assert_eq!(
             violations(&pod, Level::Restricted),
-            ["unrestricted capabilities (container \"c\" must not include \"SYS_ADMIN\" in securityContext.capabilities.add)"]
+            [
+                "unrestricted capabilities (container \"c\" must not include \"SYS_ADMIN\" in securityContext.capabilities.add)"
+            ]
         );
     }
 }

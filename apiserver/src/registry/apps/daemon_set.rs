@@ -73,7 +73,9 @@ fn rolling_update(errors: &mut Errors, path: &Path<'_>, rolling: &Value) {
     }
     match (is_zero(unavailable), is_zero(surge)) {
         (true, true) => errors.required(&path.child("maxUnavailable"), "cannot be 0 when maxSurge is 0"),
-        (false, false) => errors.invalid(&path.child("maxSurge"), surge, "may not be set when maxUnavailable is non-zero"),
+        (false, false) => {
+            errors.invalid(&path.child("maxSurge"), surge, "may not be set when maxUnavailable is non-zero")
+        }
         _ => {}
     }
 }

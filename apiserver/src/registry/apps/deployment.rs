@@ -116,13 +116,29 @@ pub fn is_zero(value: &Value) -> bool {
 
 fn status(errors: &mut Errors, status: &Value) {
     let path = Path::new("status");
-    for name in ["observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"] {
+    for name in [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+    ] {
         non_negative(errors, &path.child(name), &status[name]);
     }
     let count = |name: &str| int(status, name).unwrap_or(0);
-    for (name, bound) in [("updatedReplicas", "replicas"), ("readyReplicas", "replicas"), ("availableReplicas", "replicas"), ("availableReplicas", "readyReplicas")] {
+    for (name, bound) in [
+        ("updatedReplicas", "replicas"),
+        ("readyReplicas", "replicas"),
+        ("availableReplicas", "replicas"),
+        ("availableReplicas", "readyReplicas"),
+    ] {
         if count(name) > count(bound) {
-            errors.invalid(&path.child(name), count(name), format!("cannot be greater than {}", if bound == "replicas" { "status.replicas" } else { bound }));
+            errors.invalid(
+                &path.child(name),
+                count(name),
+                format!("cannot be greater than {}", if bound == "replicas" { "status.replicas" } else { bound }),
+            );
         }
     }
 }
@@ -166,7 +182,9 @@ mod tests {
         assert_eq!(check(json!({"selector": null})), ["spec.selector: Required value"]);
         assert_eq!(
             check(json!({"selector": {"matchLabels": {"a": "c"}}})),
-            ["spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"]
+            [
+                "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"
+            ]
         );
         assert_eq!(
             check(json!({"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}})),
@@ -182,6 +200,9 @@ mod tests {
             check(never),
             ["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""]
         );
-        assert_eq!(check(json!({"replicas": -1})), ["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]);
+        assert_eq!(
+            check(json!({"replicas": -1})),
+            ["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]
+        );
     }
 }

@@ -16,7 +16,9 @@ pub struct ReplicaSetStrategy;
 impl Strategy for ReplicaSetStrategy {
     fn default(&self, _op: Operation<'_>, object: &mut Value) {
         let labels = object["spec"]["template"]["metadata"]["labels"].clone();
-        if entries(&object["metadata"], "labels").next().is_none() && labels.as_object().is_some_and(|labels| !labels.is_empty()) {
+        if entries(&object["metadata"], "labels").next().is_none()
+            && labels.as_object().is_some_and(|labels| !labels.is_empty())
+        {
             set(child(object, "metadata"), "labels", labels);
         }
         let spec = child(object, "spec");

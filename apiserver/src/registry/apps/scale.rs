@@ -47,7 +47,9 @@ impl View for ScaleView {
 
 /// A selector in the text form of list options; a plain map is a map of equalities.
 fn selector_text(selector: &Value) -> String {
-    let plain = selector.as_object().is_some_and(|map| !map.contains_key("matchLabels") && !map.contains_key("matchExpressions"));
+    let plain = selector
+        .as_object()
+        .is_some_and(|map| !map.contains_key("matchLabels") && !map.contains_key("matchExpressions"));
     let equal = |(key, value): (&String, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
     let mut parts: Vec<String> = if plain {
         selector.as_object().into_iter().flatten().map(equal).collect()

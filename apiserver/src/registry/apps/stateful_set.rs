@@ -78,17 +78,29 @@ fn spec(errors: &mut Errors, spec: &Value) {
     let strategy_path = path.child("updateStrategy");
     match text(strategy, "type") {
         "OnDelete" if field(strategy, "rollingUpdate").is_some() => {
-            errors.invalid(&strategy_path.child("rollingUpdate"), &strategy["rollingUpdate"], "only allowed for updateStrategy 'RollingUpdate'");
+            errors.invalid(
+                &strategy_path.child("rollingUpdate"),
+                &strategy["rollingUpdate"],
+                "only allowed for updateStrategy 'RollingUpdate'",
+            );
         }
         "OnDelete" => {}
         "RollingUpdate" => {
-            non_negative(errors, &strategy_path.child("rollingUpdate").child("partition"), &strategy["rollingUpdate"]["partition"]);
+            non_negative(
+                errors,
+                &strategy_path.child("rollingUpdate").child("partition"),
+                &strategy["rollingUpdate"]["partition"],
+            );
         }
         other => errors.invalid(&strategy_path, other, "must be 'RollingUpdate' or 'OnDelete'"),
     }
     let retention = path.child("persistentVolumeClaimRetentionPolicy");
     for name in ["whenDeleted", "whenScaled"] {
-        errors.one_of(&retention.child(name), text(&spec["persistentVolumeClaimRetentionPolicy"], name), &["Delete", "Retain"]);
+        errors.one_of(
+            &retention.child(name),
+            text(&spec["persistentVolumeClaimRetentionPolicy"], name),
+            &["Delete", "Retain"],
+        );
     }
     non_negative(errors, &path.child("ordinals").child("start"), &spec["ordinals"]["start"]);
     selector_and_template(errors, spec, "statefulset");

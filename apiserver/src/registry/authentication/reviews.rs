@@ -29,7 +29,8 @@ impl Endpoint for TokenReviewEndpoint {
         if token.is_empty() {
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
-        let asked: Vec<String> = list(&body["spec"], "audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let asked: Vec<String> =
+            list(&body["spec"], "audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let wanted = if asked.is_empty() { &self.audiences } else { &asked };
         // A token can be meant for some of the audiences only: each is tried by itself.
         let mut found: Option<UserInfo> = None;

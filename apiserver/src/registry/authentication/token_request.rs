@@ -47,7 +47,8 @@ impl Endpoint for TokenRequestEndpoint {
         }
         let wanted = int(spec, "expirationSeconds").unwrap_or(SECONDS_DEFAULT);
         validate(account_name, spec, wanted)?;
-        let audiences: Vec<String> = list(spec, "audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let audiences: Vec<String> =
+            list(spec, "audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let mut binding = Binding {
             namespace: namespace.to_owned(),
             serviceaccount: Reference { name: account_name.to_owned(), uid: account.meta.uid.0.clone() },
@@ -100,10 +101,13 @@ fn bind(binding: &mut Binding, snapshot: &Snapshot, account: &Object, reference:
     let name = text(reference, "name");
     let find = |namespace: &str, resource: &'static str| -> Result<Arc<Object>, Status> {
         let store = snapshot.store(&GroupResource::new("", resource));
-        let object = store.and_then(|store| store.get(namespace, name)).ok_or_else(|| Status::not_found("", resource, name))?;
+        let object =
+            store.and_then(|store| store.get(namespace, name)).ok_or_else(|| Status::not_found("", resource, name))?;
         let uid = text(reference, "uid");
         if !uid.is_empty() && uid != object.meta.uid.as_str() {
-            let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
             return Err(Status::conflict("", resource, name, why));
         }
         Ok(object)
@@ -115,7 +119,10 @@ fn bind(binding: &mut Binding, snapshot: &Snapshot, account: &Object, reference:
             let value = pod.value().map_err(Status::internal)?;
             let used = text_at(&value, &["spec", "serviceAccountName"]);
             if used != account.meta.name {
-                let why = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", account.meta.name);
+                let why = format!(
+                    "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                    account.meta.name
+                );
                 return Err(Status::bad_request(why));
             }
             binding.pod = Some(note(&pod));
@@ -143,7 +150,11 @@ mod tests {
     fn lifetimes_have_limits() {
         assert!(validate("a", &json!({}), 600).is_ok());
         let error = validate("a", &json!({}), 599).unwrap_err();
-        assert!(error.message.contains("spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes"));
+        assert!(
+            error.message.contains(
+                "spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes"
+            )
+        );
         assert!(validate("a", &json!({"boundObjectRef": {"kind": "Pod"}}), 600).is_err());
     }
 }

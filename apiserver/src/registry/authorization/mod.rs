@@ -55,10 +55,18 @@ fn validate(body: &Value, review: Review, own_namespace: &str) -> Result<(), Sta
     let both = (field(spec, "resourceAttributes"), field(spec, "nonResourceAttributes"));
     match both {
         (Some(_), Some(_)) => {
-            errors.invalid(&path.child("nonResourceAttributes"), &spec["nonResourceAttributes"], "cannot be specified in combination with resourceAttributes");
+            errors.invalid(
+                &path.child("nonResourceAttributes"),
+                &spec["nonResourceAttributes"],
+                "cannot be specified in combination with resourceAttributes",
+            );
         }
         (None, None) => {
-            errors.invalid(&path.child("resourceAttributes"), &spec["resourceAttributes"], "exactly one of nonResourceAttributes or resourceAttributes must be specified");
+            errors.invalid(
+                &path.child("resourceAttributes"),
+                &spec["resourceAttributes"],
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            );
         }
         _ => {}
     }
@@ -74,13 +82,25 @@ fn validate(body: &Value, review: Review, own_namespace: &str) -> Result<(), Sta
         if text(&spec["resourceAttributes"], "namespace") != own_namespace {
             let given = text(&spec["resourceAttributes"], "namespace");
             let own = if namespace(body).is_empty() { own_namespace } else { namespace(body) };
-            errors.invalid(&path.child("resourceAttributes").child("namespace"), given, format!("must match metadata.namespace: {own}"));
+            errors.invalid(
+                &path.child("resourceAttributes").child("namespace"),
+                given,
+                format!("must match metadata.namespace: {own}"),
+            );
         }
         if both.1.is_some() {
-            errors.invalid(&path.child("nonResourceAttributes"), &spec["nonResourceAttributes"], "disallowed on this kind of request");
+            errors.invalid(
+                &path.child("nonResourceAttributes"),
+                &spec["nonResourceAttributes"],
+                "disallowed on this kind of request",
+            );
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("authorization.k8s.io", kind, "", errors.into_causes())) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid("authorization.k8s.io", kind, "", errors.into_causes()))
+    }
 }
 
 fn subject(spec: &Value) -> UserInfo {
@@ -152,7 +172,8 @@ impl Endpoint for RulesReviewEndpoint {
 }
 
 fn rules_status(rules: &[PolicyRule]) -> Value {
-    let (paths, resources): (Vec<&PolicyRule>, Vec<&PolicyRule>) = rules.iter().partition(|rule| !rule.non_resource_urls.is_empty());
+    let (paths, resources): (Vec<&PolicyRule>, Vec<&PolicyRule>) =
+        rules.iter().partition(|rule| !rule.non_resource_urls.is_empty());
     let resources: Vec<Value> = resources
         .iter()
         .map(|rule| {

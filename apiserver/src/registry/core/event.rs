@@ -50,7 +50,8 @@ fn namespace_of_subject(errors: &mut Errors, object: &Value) {
 
 /// The rules of new-style events, which core/v1 never had.
 fn strict(errors: &mut Errors, object: &Value, create: bool) {
-    let component = if object.get("reportingController").is_some() { "reportingController" } else { "reportingComponent" };
+    let component =
+        if object.get("reportingController").is_some() { "reportingController" } else { "reportingComponent" };
     if text(object, component).is_empty() {
         errors.required(&Path::new("reportingController"), "");
     }

@@ -68,7 +68,14 @@ fn fill(limit: &mut Value, to: &str, from: &str) {
 
 fn bounds(errors: &mut Errors, path: &Path<'_>, limit: &Value) {
     // (lower, upper): the lower one may not exceed the upper one.
-    for (low, high) in [("min", "max"), ("min", "defaultRequest"), ("min", "default"), ("defaultRequest", "max"), ("defaultRequest", "default"), ("default", "max")] {
+    for (low, high) in [
+        ("min", "max"),
+        ("min", "defaultRequest"),
+        ("min", "default"),
+        ("defaultRequest", "max"),
+        ("defaultRequest", "default"),
+        ("default", "max"),
+    ] {
         for (name, value) in entries(limit, low) {
             let Some(bound) = limit[high].get(name) else { continue };
             let (Some(a), Some(b)) = (parse_quantity(value), parse_quantity(bound)) else { continue };

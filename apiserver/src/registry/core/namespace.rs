@@ -57,7 +57,11 @@ impl Strategy for NamespaceStrategy {
             && text(&object["status"], "phase") == "Terminating"
         {
             let status = Path::new("status");
-            errors.invalid(&status.child("phase"), "Terminating", "may only be 'Active' if `deletionTimestamp` is empty");
+            errors.invalid(
+                &status.child("phase"),
+                "Terminating",
+                "may only be 'Active' if `deletionTimestamp` is empty",
+            );
         }
         errors.into_causes()
     }

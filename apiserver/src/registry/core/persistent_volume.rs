@@ -79,7 +79,11 @@ fn spec(errors: &mut Errors, spec: &Value) {
             errors.invalid(&capacity.key(name), quantity, "must be greater than zero");
         }
     }
-    errors.one_of(&path.child("persistentVolumeReclaimPolicy"), text(spec, "persistentVolumeReclaimPolicy"), &["Delete", "Recycle", "Retain"]);
+    errors.one_of(
+        &path.child("persistentVolumeReclaimPolicy"),
+        text(spec, "persistentVolumeReclaimPolicy"),
+        &["Delete", "Recycle", "Retain"],
+    );
     let mut given = 0;
     for (kind, source) in spec.as_object().into_iter().flatten() {
         if NOT_SOURCES.contains(&kind.as_str()) || source.is_null() {
@@ -121,10 +125,19 @@ fn update(errors: &mut Errors, new: &Value, old: &Value) {
         Value::Object(map)
     };
     if source(new) != source(old) {
-        errors.forbidden(&path.child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation");
+        errors.forbidden(
+            &path.child("persistentvolumesource"),
+            "spec.persistentvolumesource is immutable after creation",
+        );
     }
     errors.immutable(&path.child("volumeMode"), &new["volumeMode"], &old["volumeMode"]);
-    if !list(&old["nodeAffinity"]["required"], "nodeSelectorTerms").is_empty() && new["nodeAffinity"] != old["nodeAffinity"] {
-        errors.invalid(&path.child("nodeAffinity"), &new["nodeAffinity"], "field is immutable, except for updating from beta label to GA");
+    if !list(&old["nodeAffinity"]["required"], "nodeSelectorTerms").is_empty()
+        && new["nodeAffinity"] != old["nodeAffinity"]
+    {
+        errors.invalid(
+            &path.child("nodeAffinity"),
+            &new["nodeAffinity"],
+            "field is immutable, except for updating from beta label to GA",
+        );
     }
 }

@@ -49,7 +49,9 @@ pub fn defaults(claim: &mut Value) {
     let spec = child(claim, "spec");
     default(spec, "volumeMode", "Filesystem");
     // The old and the new way to name a source are kept equal for sources both can name.
-    if field(spec, "dataSource").is_none() && field(spec, "dataSourceRef").is_some_and(|reference| text(reference, "namespace").is_empty()) {
+    if field(spec, "dataSource").is_none()
+        && field(spec, "dataSourceRef").is_some_and(|reference| text(reference, "namespace").is_empty())
+    {
         let reference = spec["dataSourceRef"].clone();
         set(spec, "dataSource", reference);
     } else if field(spec, "dataSource").is_some() && field(spec, "dataSourceRef").is_none() {
@@ -113,13 +115,17 @@ fn update(errors: &mut Errors, new: &Value, old: &Value) {
     copy_field(&mut allowed, &old["spec"], "volumeAttributesClassName");
     let changed = changes(&allowed, &old["spec"]);
     if !changed.is_empty() {
-        let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        let why =
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         errors.forbidden(&path, format!("{why}\n{}", changed.join("\n")));
     }
     let size = |claim: &Value| numbers::parse_quantity(&claim["spec"]["resources"]["requests"]["storage"]);
     let granted = numbers::parse_quantity(&old["status"]["capacity"]["storage"]);
     if size(new) < size(old) && size(new) <= granted {
-        errors.forbidden(&path.child("resources").child("requests").child("storage"), "field can not be less than status.capacity");
+        errors.forbidden(
+            &path.child("resources").child("requests").child("storage"),
+            "field can not be less than status.capacity",
+        );
     }
 }
 
@@ -129,7 +135,8 @@ mod tests {
     use crate::registry::validation::lines;
 
     fn claim(size: &str, class: Option<&str>) -> Value {
-        let mut claim = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}});
+        let mut claim =
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}});
         if let Some(class) = class {
             claim["spec"]["storageClassName"] = json!(class);
         }
@@ -148,7 +155,9 @@ mod tests {
         assert_eq!(check(&claim("2Gi", Some("a")), &old).len(), 1);
         old["status"] = json!({"phase": "Bound", "capacity": {"storage": "1Gi"}});
         assert_eq!(check(&claim("2Gi", Some("a")), &old), Vec::<String>::new());
-        assert!(check(&claim("2Gi", Some("b")), &old)[0].starts_with("spec: Forbidden: spec is immutable after creation"));
+        assert!(
+            check(&claim("2Gi", Some("b")), &old)[0].starts_with("spec: Forbidden: spec is immutable after creation")
+        );
         assert_eq!(
             check(&claim("1Mi", Some("a")), &old),
             ["spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"]

@@ -51,7 +51,11 @@ impl Strategy for ReplicationControllerStrategy {
         }
         let labels = &template["metadata"]["labels"];
         if !selector::map_matches(wanted, labels) {
-            errors.invalid(&template_path.child("metadata").child("labels"), labels, "`selector` does not match template `labels`");
+            errors.invalid(
+                &template_path.child("metadata").child("labels"),
+                labels,
+                "`selector` does not match template `labels`",
+            );
         }
         validation::template(&mut errors, &template_path, template);
         workload_template(&mut errors, &template_path, template, "ReplicationController");
@@ -68,6 +72,9 @@ pub fn workload_template(errors: &mut Errors, path: &Path<'_>, template: &Value,
         errors.not_supported(&spec_path.child("restartPolicy"), policy, &["Always"]);
     }
     if !spec["activeDeadlineSeconds"].is_null() {
-        errors.forbidden(&spec_path.child("activeDeadlineSeconds"), format!("activeDeadlineSeconds in {kind} is not Supported"));
+        errors.forbidden(
+            &spec_path.child("activeDeadlineSeconds"),
+            format!("activeDeadlineSeconds in {kind} is not Supported"),
+        );
     }
 }

@@ -135,7 +135,9 @@ fn defaults(object: &mut Value) {
     default_text(spec, "sessionAffinity", "None");
     match text(spec, "sessionAffinity") {
         "None" => drop(remove(spec, "sessionAffinityConfig")),
-        "ClientIP" => default(child(child(spec, "sessionAffinityConfig"), "clientIP"), "timeoutSeconds", AFFINITY_SECONDS),
+        "ClientIP" => {
+            default(child(child(spec, "sessionAffinityConfig"), "clientIP"), "timeoutSeconds", AFFINITY_SECONDS)
+        }
         _ => {}
     }
     default_text(spec, "type", "ClusterIP");
@@ -205,7 +207,11 @@ fn keep_allocated(spec: &mut Value, old: &Value) {
 fn keep_node_ports(spec: &mut Value, old: &Value) {
     let number = |port: &Value| int(port, "nodePort").unwrap_or(0);
     let old_ports = list(old, "ports");
-    let mut used: Vec<i64> = list(spec, "ports").iter().map(number).filter(|n| *n != 0 && old_ports.iter().any(|old| number(old) == *n)).collect();
+    let mut used: Vec<i64> = list(spec, "ports")
+        .iter()
+        .map(number)
+        .filter(|n| *n != 0 && old_ports.iter().any(|old| number(old) == *n))
+        .collect();
     for port in items(spec, "ports") {
         if number(port) != 0 {
             continue;
@@ -232,7 +238,9 @@ fn drop_type_dependent(spec: &mut Value, old: &Value) {
         }
     }
     if needs_node_ports(old) && !needs_node_ports(spec) {
-        let numbers = |spec: &Value| list(spec, "ports").iter().map(|port| int(port, "nodePort").unwrap_or(0)).collect::<Vec<_>>();
+        let numbers = |spec: &Value| {
+            list(spec, "ports").iter().map(|port| int(port, "nodePort").unwrap_or(0)).collect::<Vec<_>>()
+        };
         if numbers(spec).iter().all(|number| *number == 0 || numbers(old).contains(number)) {
             for port in items(spec, "ports") {
                 remove(port, "nodePort");
@@ -263,7 +271,12 @@ fn families(spec: &mut Value, cluster: &[&'static str]) {
     if bare {
         default_text(spec, "ipFamilyPolicy", "RequireDualStack");
     }
-    let from_ips: Vec<Value> = list(spec, "clusterIPs").iter().filter_map(|ip| ip.as_str()?.parse().ok()).map(family).map(Value::from).collect();
+    let from_ips: Vec<Value> = list(spec, "clusterIPs")
+        .iter()
+        .filter_map(|ip| ip.as_str()?.parse().ok())
+        .map(family)
+        .map(Value::from)
+        .collect();
     let several = from_ips.len() > 1 || list(spec, "ipFamilies").len() > 1;
     default_text(spec, "ipFamilyPolicy", if several { "RequireDualStack" } else { "SingleStack" });
     if list(spec, "ipFamilies").is_empty() {
@@ -312,7 +325,11 @@ fn by_type(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     match text(spec, "type") {
         "LoadBalancer" | "NodePort" if is_headless(spec) => {
             let kind = text(spec, "type");
-            errors.invalid(&path.child("clusterIPs").index(0), HEADLESS, format!("may not be set to 'None' for {kind} services"));
+            errors.invalid(
+                &path.child("clusterIPs").index(0),
+                HEADLESS,
+                format!("may not be set to 'None' for {kind} services"),
+            );
         }
         "ExternalName" => {
             if !list(spec, "clusterIPs").is_empty() {
@@ -320,7 +337,11 @@ fn by_type(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
             }
             match text(spec, "externalName") {
                 "" => errors.required(&path.child("externalName"), ""),
-                name => errors.invalid_all(&path.child("externalName"), name, formats::dns_subdomain(name.trim_end_matches('.'))),
+                name => errors.invalid_all(
+                    &path.child("externalName"),
+                    name,
+                    formats::dns_subdomain(name.trim_end_matches('.')),
+                ),
             }
         }
         _ => {}
@@ -386,7 +407,11 @@ fn affinity(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         "ClientIP" => {
             let seconds = int(&config["clientIP"], "timeoutSeconds").unwrap_or(0);
             if !(1..=AFFINITY_SECONDS_MAX).contains(&seconds) {
-                errors.invalid(&config_path.child("clientIP").child("timeoutSeconds"), seconds, format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}"));
+                errors.invalid(
+                    &config_path.child("clientIP").child("timeoutSeconds"),
+                    seconds,
+                    format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}"),
+                );
             }
         }
         "None" if !config.is_null() => {
@@ -423,7 +448,11 @@ fn policies(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     if is_external(spec) {
         errors.one_of(&path.child("externalTrafficPolicy"), external, &["Cluster", "Local"]);
     } else if !external.is_empty() {
-        errors.invalid(&path.child("externalTrafficPolicy"), external, "may only be set for externally-accessible services");
+        errors.invalid(
+            &path.child("externalTrafficPolicy"),
+            external,
+            "may only be set for externally-accessible services",
+        );
     }
     if let Some(internal) = field(spec, "internalTrafficPolicy").and_then(Value::as_str)
         && !["Cluster", "Local"].contains(&internal)
@@ -498,7 +527,10 @@ mod tests {
         );
         let mut spec = object["spec"].clone();
         families(&mut spec, &["IPv4"]);
-        assert_eq!((spec["ipFamilyPolicy"].clone(), spec["ipFamilies"].clone()), (json!("SingleStack"), json!(["IPv4"])));
+        assert_eq!(
+            (spec["ipFamilyPolicy"].clone(), spec["ipFamilies"].clone()),
+            (json!("SingleStack"), json!(["IPv4"]))
+        );
     }
 
     #[test]
@@ -516,7 +548,9 @@ mod tests {
         assert_eq!(check(json!({"type": "ExternalName"})), ["spec.externalName: Required value"]);
         assert_eq!(
             check(json!({"type": "X", "ports": [{"port": 1}]})),
-            ["spec.type: Unsupported value: \"X\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""]
+            [
+                "spec.type: Unsupported value: \"X\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""
+            ]
         );
     }
 

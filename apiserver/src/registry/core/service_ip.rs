@@ -144,7 +144,8 @@ impl Held {
         }
         let numbers = list(spec, "ports").iter().filter_map(|port| int(port, "nodePort"));
         let numbers = numbers.chain(int(spec, "healthCheckNodePort"));
-        let mut ports: Vec<u16> = numbers.filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0).collect();
+        let mut ports: Vec<u16> =
+            numbers.filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0).collect();
         ports.sort_unstable();
         ports.dedup();
         Held { addresses, ports }
@@ -285,7 +286,8 @@ impl ServicePools {
         if !needs_cluster_ip(spec) || is_headless(spec) {
             return Ok(());
         }
-        let mut chosen: Vec<IpAddr> = list(spec, "clusterIPs").iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect();
+        let mut chosen: Vec<IpAddr> =
+            list(spec, "clusterIPs").iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect();
         for ip in chosen.iter().filter(|ip| !before.addresses.contains(ip)) {
             self.claim_address(state, &service, spec, *ip)?;
         }
@@ -293,7 +295,11 @@ impl ServicePools {
         if text(spec, "ipFamilyPolicy") == "RequireDualStack" && self.families.len() < 2 {
             let mut errors = Errors::new();
             let path = Path::new("spec");
-            errors.invalid(&path.child("ipFamilyPolicy"), "RequireDualStack", "this cluster is not configured for dual-stack services");
+            errors.invalid(
+                &path.child("ipFamilyPolicy"),
+                "RequireDualStack",
+                "this cluster is not configured for dual-stack services",
+            );
             return Err(invalid(&service, errors));
         }
         for wanted in wanted {
@@ -303,7 +309,11 @@ impl ServicePools {
             let Some(range) = self.ranges.iter().find(|range| family(range.net.addr()) == wanted) else {
                 let mut errors = Errors::new();
                 let path = Path::new("spec");
-                errors.invalid(&path.child("ipFamilies"), &spec["ipFamilies"], format!("not configured on this cluster: {wanted}"));
+                errors.invalid(
+                    &path.child("ipFamilies"),
+                    &spec["ipFamilies"],
+                    format!("not configured on this cluster: {wanted}"),
+                );
                 return Err(invalid(&service, errors));
             };
             let taken = |offset| state.addresses.contains_key(&range.address(offset)) || offset == 0;
@@ -324,7 +334,9 @@ impl ServicePools {
             Some(range) if !range.contains(ip) => {
                 format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}", range.net)
             }
-            None => format!("the provided IP ({ip}) is not in the valid range. The cluster has no {} range", family(ip)),
+            None => {
+                format!("the provided IP ({ip}) is not in the valid range. The cluster has no {} range", family(ip))
+            }
             Some(_) if state.addresses.contains_key(&ip) => "provided IP is already allocated".to_owned(),
             Some(_) => return Ok(()),
         };
@@ -392,7 +404,8 @@ impl ServicePools {
             }
             if !self.ports.contains(&wanted) {
                 let (first, last) = (self.ports.start(), self.ports.end());
-                let why = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
+                let why =
+                    format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
                 errors.invalid(&ports.index(i).child("nodePort"), number, why);
             } else if state.ports.contains_key(&wanted) {
                 errors.invalid(&ports.index(i).child("nodePort"), number, "provided port is already allocated");
@@ -487,16 +500,24 @@ mod tests {
         assert!(error.message.ends_with("The range of valid IPs is 10.43.0.0/16"), "{}", error.message);
         let port = json!({"type": "NodePort", "ipFamilies": ["IPv4"], "ports": [{"port": 1, "nodePort": 80}]});
         let error = allocate(&pools, None, &mut service("b", port)).unwrap_err();
-        assert!(error.message.contains("spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range."));
+        assert!(
+            error
+                .message
+                .contains("spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range.")
+        );
     }
 
     #[test]
     fn node_ports_are_shared_across_protocols() {
         let pools = pools();
-        let mut object = service("a", json!({"type": "NodePort", "ipFamilies": ["IPv4"], "ports": [
-            {"name": "t", "port": 53, "protocol": "TCP"}, {"name": "u", "port": 53, "protocol": "UDP"}, {"name": "x", "port": 54}]}));
+        let mut object = service(
+            "a",
+            json!({"type": "NodePort", "ipFamilies": ["IPv4"], "ports": [
+            {"name": "t", "port": 53, "protocol": "TCP"}, {"name": "u", "port": 53, "protocol": "UDP"}, {"name": "x", "port": 54}]}),
+        );
         allocate(&pools, None, &mut object).unwrap();
-        let ports: Vec<i64> = list(&object["spec"], "ports").iter().map(|port| port["nodePort"].as_i64().unwrap()).collect();
+        let ports: Vec<i64> =
+            list(&object["spec"], "ports").iter().map(|port| port["nodePort"].as_i64().unwrap()).collect();
         assert_eq!(ports[0], ports[1]);
         assert_ne!(ports[0], ports[2]);
         let claim = json!({"type": "NodePort", "ipFamilies": ["IPv4"], "ports": [{"port": 1, "nodePort": ports[0]}]});
@@ -522,7 +543,9 @@ mod tests {
         let ip: IpAddr = "10.43.1.1".parse().unwrap();
         let held = Held { addresses: vec![ip], ports: vec![30001] };
         pools.state.lock().take(&held, "a");
-        let taken = |taken: Held, replaced: Held| Box::new(Taken { state: Arc::clone(&pools.state), uid: "a".into(), taken, replaced });
+        let taken = |taken: Held, replaced: Held| {
+            Box::new(Taken { state: Arc::clone(&pools.state), uid: "a".into(), taken, replaced })
+        };
         taken(held.clone(), Held::default()).commit();
         assert!(pools.state.lock().addresses.contains_key(&ip));
         drop(taken(held.clone(), Held::default()));

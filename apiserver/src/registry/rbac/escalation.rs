@@ -20,7 +20,12 @@ pub struct Target<'a> {
 }
 
 /// May `user` write a role with these rules?
-pub fn role(authorizer: &dyn Authorizer, user: &UserInfo, target: &Target<'_>, rules: &[PolicyRule]) -> Result<(), Status> {
+pub fn role(
+    authorizer: &dyn Authorizer,
+    user: &UserInfo,
+    target: &Target<'_>,
+    rules: &[PolicyRule],
+) -> Result<(), Status> {
     if user.is_in(MASTERS) || allowed(authorizer, user, "escalate", target.resource, target) {
         return Ok(());
     }
@@ -60,9 +65,19 @@ fn allowed(authorizer: &dyn Authorizer, user: &UserInfo, verb: &str, resource: &
     authorizer.authorize(&attributes).is_allowed()
 }
 
-fn covered(authorizer: &dyn Authorizer, user: &UserInfo, target: &Target<'_>, rules: &[PolicyRule]) -> Result<(), Status> {
+fn covered(
+    authorizer: &dyn Authorizer,
+    user: &UserInfo,
+    target: &Target<'_>,
+    rules: &[PolicyRule],
+) -> Result<(), Status> {
     let own = authorizer.rules_for(user, target.namespace);
-    let missing: Vec<String> = rules.iter().flat_map(atoms).filter(|atom| !own.iter().any(|rule| atom.within(rule))).map(|atom| atom.to_string()).collect();
+    let missing: Vec<String> = rules
+        .iter()
+        .flat_map(atoms)
+        .filter(|atom| !own.iter().any(|rule| atom.within(rule)))
+        .map(|atom| atom.to_string())
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -113,17 +128,20 @@ impl Atom<'_> {
             Atom::Path { verb, url } => {
                 has(&rule.verbs, verb)
                     && rule.non_resource_urls.iter().any(|have| {
-                        have == "*" || have == url || have.strip_suffix('*').is_some_and(|prefix| url.starts_with(prefix))
+                        have == "*"
+                            || have == url
+                            || have.strip_suffix('*').is_some_and(|prefix| url.starts_with(prefix))
                     })
             }
             Atom::Resource { verb, group, resource, name } => {
-                let by_subresource = resource.split_once('/').is_some_and(|(_, sub)| {
-                    rule.resources.iter().any(|have| have.strip_prefix("*/") == Some(sub))
-                });
+                let by_subresource = resource
+                    .split_once('/')
+                    .is_some_and(|(_, sub)| rule.resources.iter().any(|have| have.strip_prefix("*/") == Some(sub)));
                 has(&rule.verbs, verb)
                     && has(&rule.api_groups, group)
                     && (has(&rule.resources, resource) || by_subresource)
-                    && (rule.resource_names.is_empty() || name.is_some_and(|name| rule.resource_names.iter().any(|have| have == name)))
+                    && (rule.resource_names.is_empty()
+                        || name.is_some_and(|name| rule.resource_names.iter().any(|have| have == name)))
             }
         }
     }
@@ -169,16 +187,32 @@ mod tests {
 
     #[test]
     fn only_held_permissions_can_be_granted() {
-        let own = rules(&json!({"rules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "*/status"]}]}));
+        let own = rules(
+            &json!({"rules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "*/status"]}]}),
+        );
         let authorizer = Fixed(own);
         let user = UserInfo::new("u", &[]);
         let target = Target { resource: "roles", namespace: "n", name: "r" };
         let check = |rule: Value| role(&authorizer, &user, &target, &rules(&json!({"rules": [rule]})));
         assert!(check(json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods", "nodes/status"], "resourceNames": ["a"]})).is_ok());
         let error = check(json!({"verbs": ["get", "delete"], "apiGroups": [""], "resources": ["pods"]})).unwrap_err();
-        assert!(error.message.ends_with("not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\"]}"), "{}", error.message);
+        assert!(
+            error
+                .message
+                .ends_with("not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\"]}"),
+            "{}",
+            error.message
+        );
         assert!(check(json!({"verbs": ["*"], "apiGroups": [""], "resources": ["pods"]})).is_err());
         let masters = UserInfo::new("root", &["system:masters"]);
-        assert!(role(&authorizer, &masters, &target, &rules(&json!({"rules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]}))).is_ok());
+        assert!(
+            role(
+                &authorizer,
+                &masters,
+                &target,
+                &rules(&json!({"rules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]}))
+            )
+            .is_ok()
+        );
     }
 }

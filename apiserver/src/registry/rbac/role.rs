@@ -61,7 +61,10 @@ impl Strategy for RoleStrategy {
             let selectors_path = path.child("clusterRoleSelectors");
             let selectors = list(aggregation, "clusterRoleSelectors");
             if selectors.is_empty() {
-                errors.required(&selectors_path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+                errors.required(
+                    &selectors_path,
+                    "at least one clusterRoleSelector required if aggregationRule is non-nil",
+                );
             }
             for (i, wanted) in selectors.iter().enumerate() {
                 selector::label_selector(&mut errors, &selectors_path.index(i), wanted);
@@ -83,7 +86,8 @@ fn aggregated(context: &RequestContext<'_>, object: &Value) -> Vec<crate::authz:
     }
     let Some(store) = context.snapshot.store(&GroupResource::new(GROUP, "clusterroles")) else { return Vec::new() };
     let roles = store.list(None);
-    let selected = roles.iter().filter(|role| selectors.iter().any(|wanted| selector::matches(wanted, &role.meta.labels)));
+    let selected =
+        roles.iter().filter(|role| selectors.iter().any(|wanted| selector::matches(wanted, &role.meta.labels)));
     selected.filter_map(|role| role.value().ok()).flat_map(|role| escalation::rules(&role)).collect()
 }
 
@@ -95,10 +99,18 @@ fn rule(errors: &mut Errors, path: &Path<'_>, rule: &Value, cluster: bool) {
     let groups = !list(rule, "apiGroups").is_empty();
     if !list(rule, "nonResourceURLs").is_empty() {
         if !cluster {
-            errors.invalid(&path.child("nonResourceURLs"), &rule["nonResourceURLs"], "namespaced rules cannot apply to non-resource URLs");
+            errors.invalid(
+                &path.child("nonResourceURLs"),
+                &rule["nonResourceURLs"],
+                "namespaced rules cannot apply to non-resource URLs",
+            );
         }
         if resources || groups || !list(rule, "resourceNames").is_empty() {
-            errors.invalid(&path.child("nonResourceURLs"), &rule["nonResourceURLs"], "rules cannot apply to both regular resources and non-resource URLs");
+            errors.invalid(
+                &path.child("nonResourceURLs"),
+                &rule["nonResourceURLs"],
+                "rules cannot apply to both regular resources and non-resource URLs",
+            );
         }
         return;
     }

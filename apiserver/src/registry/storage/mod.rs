@@ -31,11 +31,22 @@ impl Strategy for StorageClassStrategy {
             }
         }
         errors.one_of(&Path::new("reclaimPolicy"), text(object, "reclaimPolicy"), &["Delete", "Retain"]);
-        errors.one_of(&Path::new("volumeBindingMode"), text(object, "volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
+        errors.one_of(
+            &Path::new("volumeBindingMode"),
+            text(object, "volumeBindingMode"),
+            &["Immediate", "WaitForFirstConsumer"],
+        );
         if let Operation::Update { old } = op {
             for name in ["parameters", "provisioner", "reclaimPolicy"] {
                 if !same(object, old, name) {
-                    errors.forbidden(&Path::new(name), if name == "reclaimPolicy" { "updates to reclaimPolicy are forbidden." } else { "updates to parameters are forbidden." });
+                    errors.forbidden(
+                        &Path::new(name),
+                        if name == "reclaimPolicy" {
+                            "updates to reclaimPolicy are forbidden."
+                        } else {
+                            "updates to parameters are forbidden."
+                        },
+                    );
                 }
             }
             errors.immutable(&Path::new("volumeBindingMode"), &object["volumeBindingMode"], &old["volumeBindingMode"]);

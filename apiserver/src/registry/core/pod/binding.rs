@@ -100,7 +100,8 @@ fn bind(pod: &mut Value, binding: &Value, now: &str) -> Result<(), Status> {
     }
     let conditions = items_mut(child(pod, "status"), "conditions");
     conditions.retain(|condition| text(condition, "type") != "PodScheduled");
-    conditions.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
+    conditions
+        .push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
     Ok(())
 }
 
@@ -111,7 +112,8 @@ mod tests {
     #[test]
     fn a_pod_is_bound_once() {
         let mut pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {"conditions": [{"type": "PodScheduled", "status": "False"}]}});
-        let binding = json!({"metadata": {"name": "p", "uid": "u", "annotations": {"a": "b"}}, "target": {"name": "n"}});
+        let binding =
+            json!({"metadata": {"name": "p", "uid": "u", "annotations": {"a": "b"}}, "target": {"name": "n"}});
         bind(&mut pod, &binding, "2026-01-01T00:00:00Z").unwrap();
         assert_eq!(pod["spec"]["nodeName"], "n");
         assert_eq!(pod["metadata"]["annotations"]["a"], "b");

@@ -54,7 +54,8 @@ pub fn all(errors: &mut Errors, path: &Path<'_>, pod: &Pod<'_>) {
         errors.required(&path.child("containers"), "");
     }
     let mut names: Vec<&str> = Vec::new();
-    for (field, role) in [("containers", Role::Main), ("initContainers", Role::Init), ("ephemeralContainers", Role::Ephemeral)]
+    for (field, role) in
+        [("containers", Role::Main), ("initContainers", Role::Init), ("ephemeralContainers", Role::Ephemeral)]
     {
         let list_path = path.child(field);
         for (i, container) in list(pod.spec, field).iter().enumerate() {
@@ -123,7 +124,10 @@ fn restart_policy(errors: &mut Errors, path: &Path<'_>, container: &Value, role:
         errors.required(&path.child("restartPolicy"), "must specify restartPolicy when restart rules are used");
     }
     if !rules.is_empty() && role == Role::Init && policy == "Always" {
-        errors.forbidden(&path.child("restartPolicyRules"), "restartPolicyRules are not allowed for init containers with restart policy Always");
+        errors.forbidden(
+            &path.child("restartPolicyRules"),
+            "restartPolicyRules are not allowed for init containers with restart policy Always",
+        );
     }
 }
 
@@ -225,7 +229,11 @@ fn env_source(errors: &mut Errors, path: &Path<'_>, source: &Value, has_value: b
     let kinds = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
     let given = kinds.iter().filter(|kind| field(source, kind).is_some()).count();
     if given == 0 {
-        errors.invalid(path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`");
+        errors.invalid(
+            path,
+            "",
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+        );
     } else if has_value {
         errors.invalid(path, "", "may not be specified when `value` is not empty");
     } else if given > 1 {
@@ -353,7 +361,11 @@ fn sub_path(errors: &mut Errors, path: &Path<'_>, mount: &Value) {
         local_path(errors, &path.child(name), text(mount, name));
     }
     if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
-        errors.invalid(&path.child("subPathExpr"), text(mount, "subPathExpr"), "subPathExpr and subPath are mutually exclusive");
+        errors.invalid(
+            &path.child("subPathExpr"),
+            text(mount, "subPathExpr"),
+            "subPathExpr and subPath are mutually exclusive",
+        );
     }
 }
 
@@ -378,7 +390,10 @@ fn propagation(errors: &mut Errors, path: &Path<'_>, mount: &Value, container: &
     }
     let privileged = flag(&container["securityContext"], "privileged");
     if mode == "Bidirectional" && !privileged {
-        errors.forbidden(&path.child("mountPropagation"), "Bidirectional mount propagation is available only to privileged containers");
+        errors.forbidden(
+            &path.child("mountPropagation"),
+            "Bidirectional mount propagation is available only to privileged containers",
+        );
     }
 }
 

@@ -5,8 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::registry::value::{
-    child, default, default_map, default_nonzero, default_text, existing, field, flag, int, items,
-    items_mut, set, text,
+    child, default, default_map, default_nonzero, default_text, existing, field, flag, int, items, items_mut, set, text,
 };
 
 /// Mode of files in secret, configMap, projected and downwardAPI volumes (0644).
@@ -151,7 +150,8 @@ fn field_reference(source: &mut Value) {
 }
 
 fn volume(volume: &mut Value) {
-    let has_source = volume.as_object().is_some_and(|map| map.iter().any(|(key, value)| key != "name" && !value.is_null()));
+    let has_source =
+        volume.as_object().is_some_and(|map| map.iter().any(|(key, value)| key != "name" && !value.is_null()));
     if !has_source {
         default_map(volume, "emptyDir");
     }
@@ -308,7 +308,8 @@ mod tests {
 
     #[test]
     fn a_template_gets_no_requests_and_no_service_links() {
-        let mut object = json!({"spec": {"containers": [{"name": "c", "image": "a:1", "resources": {"limits": {"cpu": "1"}}}]}});
+        let mut object =
+            json!({"spec": {"containers": [{"name": "c", "image": "a:1", "resources": {"limits": {"cpu": "1"}}}]}});
         template(&mut object);
         assert!(object["spec"].get("enableServiceLinks").is_none());
         assert!(object["spec"]["containers"][0]["resources"].get("requests").is_none());

@@ -38,7 +38,8 @@ impl Endpoint for EvictionEndpoint {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
         let resources = request.store.resources();
-        let row = resources.lookup("", "v1", "pods").ok_or_else(|| Status::internal("the resource table has no pods"))?;
+        let row =
+            resources.lookup("", "v1", "pods").ok_or_else(|| Status::internal("the resource table has no pods"))?;
         let pod = request.store.get(&row, request.context.namespace, request.name).await?;
         let value = pod.value().map_err(Status::internal)?;
         let mut options = delete_options(&request.body["deleteOptions"]);
@@ -85,13 +86,20 @@ fn needs_budget(pod: &Value) -> bool {
 }
 
 /// Takes one disruption from the budget of the pod, if it has one.
-async fn charge(context: &RequestContext<'_>, store: &Store, pod: &Object, value: &Value, dry_run: bool) -> Result<(), Status> {
+async fn charge(
+    context: &RequestContext<'_>,
+    store: &Store,
+    pod: &Object,
+    value: &Value,
+    dry_run: bool,
+) -> Result<(), Status> {
     let budgets = budgets(context.snapshot, pod);
     let budget = match budgets.as_slice() {
         [] => return Ok(()),
         [one] => one,
         _ => {
-            let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            let why =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(Status::internal(why));
         }
     };
@@ -116,7 +124,8 @@ async fn charge(context: &RequestContext<'_>, store: &Store, pod: &Object, value
     };
     let now = seconds(context.now);
     let edit = |old: Option<&Value>| {
-        let mut budget = old.cloned().ok_or_else(|| Status::not_found("policy", "poddisruptionbudgets", &budget_name))?;
+        let mut budget =
+            old.cloned().ok_or_else(|| Status::not_found("policy", "poddisruptionbudgets", &budget_name))?;
         take(&mut budget, &pod.meta.name, &now)?;
         Ok(Edited { object: budget, applied: false })
     };
@@ -138,7 +147,9 @@ fn budgets(snapshot: &Snapshot, pod: &Object) -> Vec<Value> {
 }
 
 fn is_ready(pod: &Value) -> bool {
-    list(&pod["status"], "conditions").iter().any(|condition| text(condition, "type") == "Ready" && text(condition, "status") == "True")
+    list(&pod["status"], "conditions")
+        .iter()
+        .any(|condition| text(condition, "type") == "Ready" && text(condition, "status") == "True")
 }
 
 fn ignores_unready(budget: &Value) -> bool {
@@ -162,15 +173,27 @@ fn take(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
     }
     let allowed = int(&budget["status"], "disruptionsAllowed").unwrap_or(0);
     if allowed < 0 {
-        return Err(Status::forbidden("policy", "poddisruptionbudget", &budget_name, "pdb disruptions allowed is negative"));
+        return Err(Status::forbidden(
+            "policy",
+            "poddisruptionbudget",
+            &budget_name,
+            "pdb disruptions allowed is negative",
+        ));
     }
     if entries(&budget["status"], "disruptedPods").count() > DISRUPTED_PODS_MAX {
-        return Err(Status::forbidden("policy", "poddisruptionbudget", &budget_name, "DisruptedPods map too big - too many evictions not confirmed by PDB controller"));
+        return Err(Status::forbidden(
+            "policy",
+            "poddisruptionbudget",
+            &budget_name,
+            "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+        ));
     }
     if allowed == 0 {
         let desired = int(&budget["status"], "desiredHealthy").unwrap_or(0);
         let current = int(&budget["status"], "currentHealthy").unwrap_or(0);
-        return Err(refusal(format!("The disruption budget {budget_name} needs {desired} healthy pods and has {current} currently")));
+        return Err(refusal(format!(
+            "The disruption budget {budget_name} needs {desired} healthy pods and has {current} currently"
+        )));
     }
     let status = child(budget, "status");
     set(status, "disruptionsAllowed", allowed - 1);
@@ -179,7 +202,8 @@ fn take(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
 }
 
 fn refusal(message: String) -> Status {
-    let mut status = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", RETRY_SECONDS);
+    let mut status =
+        Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", RETRY_SECONDS);
     if let Some(details) = &mut status.details {
         details.retry_after_seconds = if message.contains("still being processed") { RETRY_SECONDS } else { 0 };
         details.causes.push(Cause { reason: "DisruptionBudget".to_owned(), message, field: String::new() });
@@ -198,7 +222,10 @@ mod tests {
         assert_eq!(budget["status"]["disruptionsAllowed"], 0);
         assert_eq!(budget["status"]["disruptedPods"]["p"], "t");
         let error = take(&mut budget, "q", "t").unwrap_err();
-        assert_eq!((error.code, error.message.as_str()), (429, "Cannot evict pod as it would violate the pod's disruption budget."));
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            (429, "Cannot evict pod as it would violate the pod's disruption budget.")
+        );
         let cause = &error.details.unwrap().causes[0];
         assert_eq!(cause.reason, "DisruptionBudget");
         assert_eq!(cause.message, "The disruption budget b needs 2 healthy pods and has 3 currently");

@@ -45,9 +45,18 @@ pub fn resource_quantity(errors: &mut Errors, path: &Path<'_>, name: &str, value
     if parsed < Quantity::ZERO {
         errors.invalid(path, value, "must be greater than or equal to 0");
     }
-    let whole = matches!(name, "pods" | "services" | "replicationcontrollers" | "resourcequotas" | "secrets"
-        | "configmaps" | "persistentvolumeclaims" | "services.nodeports" | "services.loadbalancers")
-        || is_extended(name);
+    let whole = matches!(
+        name,
+        "pods"
+            | "services"
+            | "replicationcontrollers"
+            | "resourcequotas"
+            | "secrets"
+            | "configmaps"
+            | "persistentvolumeclaims"
+            | "services.nodeports"
+            | "services.loadbalancers"
+    ) || is_extended(name);
     if whole && parsed.milli_value() % 1000 != 0 {
         errors.invalid(path, value, "must be an integer");
     }
@@ -111,7 +120,10 @@ fn claims(errors: &mut Errors, path: &Path<'_>, resources: &Value) {
         let name = text(claim, "name");
         if name.is_empty() {
             errors.required(&path.index(i), "");
-        } else if claims[..i].iter().any(|other| text(other, "name") == name && field(other, "request") == field(claim, "request")) {
+        } else if claims[..i]
+            .iter()
+            .any(|other| text(other, "name") == name && field(other, "request") == field(claim, "request"))
+        {
             errors.duplicate(&path.index(i), name);
         }
     }
@@ -147,6 +159,9 @@ mod tests {
             check(json!({"requests": {"example.com/gpu": "1"}})),
             ["resources.limits: Required value: Limit must be set for non overcommitable resources"]
         );
-        assert_eq!(check(json!({"limits": {"hugepages-2Mi": "2Mi"}})), ["resources: Forbidden: HugePages require cpu or memory"]);
+        assert_eq!(
+            check(json!({"limits": {"hugepages-2Mi": "2Mi"}})),
+            ["resources: Forbidden: HugePages require cpu or memory"]
+        );
     }
 }

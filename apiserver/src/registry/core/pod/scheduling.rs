@@ -89,7 +89,10 @@ fn node_selector_term(errors: &mut Errors, path: &Path<'_>, term: &Value) {
         let values = list(requirement, "values");
         match text(requirement, "operator") {
             "In" | "NotIn" if values.len() != 1 => {
-                errors.required(&path.child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector");
+                errors.required(
+                    &path.child("values"),
+                    "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
+                );
             }
             "In" | "NotIn" => {}
             other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
@@ -107,7 +110,8 @@ fn node_requirement(errors: &mut Errors, path: &Path<'_>, requirement: &Value) {
             errors.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
         }
         "Exists" | "DoesNotExist" if !values.is_empty() => {
-            errors.forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+            errors
+                .forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
         }
         "Gt" | "Lt" if values.len() != 1 => {
             errors.required(&path.child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'");
@@ -147,7 +151,11 @@ pub fn tolerations(errors: &mut Errors, path: &Path<'_>, tolerations: &[Value]) 
             errors.invalid_all(&path.child("key"), key, formats::qualified_name(key));
         }
         if key.is_empty() && operator != "Exists" {
-            errors.invalid(&path.child("operator"), operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+            errors.invalid(
+                &path.child("operator"),
+                operator,
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+            );
         }
         if field(toleration, "tolerationSeconds").is_some() && effect != "NoExecute" {
             errors.invalid(&path.child("effect"), effect, "effect must be 'NoExecute' when `tolerationSeconds` is set");
@@ -160,7 +168,11 @@ pub fn tolerations(errors: &mut Errors, path: &Path<'_>, tolerations: &[Value]) 
             "Exists" => {}
             "Gt" | "Lt" => {
                 if value.parse::<i64>().is_err() {
-                    errors.invalid(&path.child("value"), value, "value must be an integer when `operator` is 'Gt' or 'Lt'");
+                    errors.invalid(
+                        &path.child("value"),
+                        value,
+                        "value must be an integer when `operator` is 'Gt' or 'Lt'",
+                    );
                 }
             }
             other => errors.not_supported(&path.child("operator"), other, &["Equal", "Exists"]),
@@ -175,7 +187,11 @@ fn spread(errors: &mut Errors, path: &Path<'_>, constraints: &[Value]) {
     for (i, constraint) in constraints.iter().enumerate() {
         let path = path.index(i);
         if int(constraint, "maxSkew").unwrap_or(0) <= 0 {
-            errors.invalid(&path.child("maxSkew"), int(constraint, "maxSkew").unwrap_or(0), "must be greater than zero");
+            errors.invalid(
+                &path.child("maxSkew"),
+                int(constraint, "maxSkew").unwrap_or(0),
+                "must be greater than zero",
+            );
         }
         topology_key(errors, &path.child("topologyKey"), text(constraint, "topologyKey"));
         let when = text(constraint, "whenUnsatisfiable");
@@ -190,7 +206,11 @@ fn spread(errors: &mut Errors, path: &Path<'_>, constraints: &[Value]) {
         if let Some(domains) = field(constraint, "minDomains") {
             numbers::positive(errors, &path.child("minDomains"), domains);
             if when != "DoNotSchedule" {
-                errors.invalid(&path.child("minDomains"), domains, format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}"));
+                errors.invalid(
+                    &path.child("minDomains"),
+                    domains,
+                    format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}"),
+                );
             }
         }
         for name in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
@@ -249,7 +269,8 @@ mod tests {
     #[test]
     fn equal_taints_are_duplicates() {
         let mut errors = Errors::new();
-        let taints = [json!({"key": "a", "effect": "NoSchedule"}), json!({"key": "a", "effect": "NoSchedule", "value": "b"})];
+        let taints =
+            [json!({"key": "a", "effect": "NoSchedule"}), json!({"key": "a", "effect": "NoSchedule", "value": "b"})];
         super::taints(&mut errors, &Path::new("taints"), &taints);
         assert!(lines(errors.into_causes())[0].starts_with("taints[1]: Duplicate value"));
     }

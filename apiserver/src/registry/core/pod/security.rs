@@ -29,7 +29,11 @@ pub fn pod(errors: &mut Errors, path: &Path<'_>, context: &Value, spec: &Value) 
         id(errors, &groups.index(i), group);
     }
     if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
-        errors.invalid(&path.child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled");
+        errors.invalid(
+            &path.child("shareProcessNamespace"),
+            true,
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        );
     }
     sysctls(errors, &path.child("sysctls"), list(context, "sysctls"), spec);
     if let Some(policy) = field(context, "fsGroupChangePolicy").and_then(Value::as_str) {
@@ -54,7 +58,11 @@ fn profiles(errors: &mut Errors, path: &Path<'_>, context: &Value) {
             }
             "RuntimeDefault" | "Unconfined" => {
                 if field(profile, "localhostProfile").is_some() {
-                    errors.invalid(&path.child("localhostProfile"), profile, "can only be set when seccomp type is Localhost");
+                    errors.invalid(
+                        &path.child("localhostProfile"),
+                        profile,
+                        "can only be set when seccomp type is Localhost",
+                    );
                 }
             }
             other => errors.not_supported(&path.child("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"]),
@@ -82,7 +90,8 @@ fn sysctls(errors: &mut Errors, path: &Path<'_>, sysctls: &[Value], spec: &Value
         if flag(spec, "hostNetwork") && name.starts_with("net.") {
             errors.invalid(&path, name, "may not be specified when 'hostNetwork' is true");
         }
-        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix));
+        let ipc =
+            ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix));
         if flag(spec, "hostIPC") && ipc {
             errors.invalid(&path, name, "may not be specified when 'hostIPC' is true");
         }
@@ -120,7 +129,11 @@ pub fn container(errors: &mut Errors, path: &Path<'_>, context: &Value, spec: &V
             errors.invalid(path, context, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
         }
         if list(&context["capabilities"], "add").iter().any(|capability| capability == "CAP_SYS_ADMIN") {
-            errors.invalid(path, context, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
+            errors.invalid(
+                path,
+                context,
+                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
+            );
         }
     }
     profiles(errors, path, context);

@@ -159,7 +159,9 @@ fn resize(object: &mut Value, old: &Value) {
 pub fn warnings(spec: &Value, path: &str) -> Vec<String> {
     let mut warnings = Vec::new();
     if int(spec, "terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
-        warnings.push(format!("{path}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"));
+        warnings.push(format!(
+            "{path}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
+        ));
     }
     for list_name in ["initContainers", "containers"] {
         for (i, container) in list(spec, list_name).iter().enumerate() {
@@ -175,7 +177,8 @@ pub fn warnings(spec: &Value, path: &str) -> Vec<String> {
     }
     for (i, volume) in list(spec, "volumes").iter().enumerate() {
         if field(volume, "gitRepo").is_some() {
-            warnings.push(format!("{path}.volumes[{i}].gitRepo: deprecated in v1.11, and disabled by default in v1.33+"));
+            warnings
+                .push(format!("{path}.volumes[{i}].gitRepo: deprecated in v1.11, and disabled by default in v1.33+"));
         }
     }
     warnings
@@ -188,9 +191,7 @@ mod tests {
     #[test]
     fn grace_depends_on_where_the_pod_is() {
         let strategy = PodStrategy;
-        let pod = |node: &str, phase: &str| {
-            json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}})
-        };
+        let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}});
         assert_eq!(strategy.grace_period(&pod("", "Pending"), Some(10)), Some(0));
         assert_eq!(strategy.grace_period(&pod("n", "Running"), None), Some(30));
         assert_eq!(strategy.grace_period(&pod("n", "Running"), Some(5)), Some(5));

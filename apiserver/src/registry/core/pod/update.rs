@@ -50,19 +50,23 @@ fn deadline(errors: &mut Errors, spec: &Path<'_>, new: &Value, old: &Value) {
         (Some(new), Some(old)) if new > old => {
             errors.invalid(&path, new, "must be less than or equal to previous value");
         }
-        (None, Some(_)) => errors.invalid(&path, &new["activeDeadlineSeconds"], "must not update from a positive integer to nil value"),
+        (None, Some(_)) => {
+            errors.invalid(&path, &new["activeDeadlineSeconds"], "must not update from a positive integer to nil value")
+        }
         _ => {}
     }
 }
 
 fn only_added_tolerations(errors: &mut Errors, spec: &Path<'_>, new: &Value, old: &Value) {
-    let same = |a: &Value, b: &Value| {
-        ["key", "operator", "value", "effect"].iter().all(|name| text(a, name) == text(b, name))
-    };
+    let same =
+        |a: &Value, b: &Value| ["key", "operator", "value", "effect"].iter().all(|name| text(a, name) == text(b, name));
     let new = list(new, "tolerations");
     let kept = list(old, "tolerations").iter().all(|old| new.iter().any(|new| same(new, old)));
     if !kept {
-        errors.forbidden(&spec.child("tolerations"), "existing toleration can not be modified except its tolerationSeconds");
+        errors.forbidden(
+            &spec.child("tolerations"),
+            "existing toleration can not be modified except its tolerationSeconds",
+        );
     }
 }
 
@@ -71,15 +75,26 @@ fn gates(errors: &mut Errors, spec: &Path<'_>, new: &Value, old: &Value) {
     for gate in list(new, "schedulingGates") {
         if !old.contains(gate) {
             let name = text(gate, "name");
-            errors.forbidden(&spec.child("schedulingGates"), format!("only deletion is allowed, but found new scheduling gate '{name}'"));
+            errors.forbidden(
+                &spec.child("schedulingGates"),
+                format!("only deletion is allowed, but found new scheduling gate '{name}'"),
+            );
         }
     }
 }
 
 fn node_selector_additions(errors: &mut Errors, spec: &Path<'_>, new: &Value, old: &Value) {
-    let kept = old["nodeSelector"].as_object().into_iter().flatten().all(|(key, value)| new["nodeSelector"].get(key) == Some(value));
+    let kept = old["nodeSelector"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| new["nodeSelector"].get(key) == Some(value));
     if !kept {
-        errors.invalid(&spec.child("nodeSelector"), &new["nodeSelector"], "only additions to spec.nodeSelector are allowed (no mutations or deletions)");
+        errors.invalid(
+            &spec.child("nodeSelector"),
+            &new["nodeSelector"],
+            "only additions to spec.nodeSelector are allowed (no mutations or deletions)",
+        );
     }
 }
 
@@ -161,7 +176,10 @@ pub fn ephemeral_containers(new: &Value, old: &Value) -> Vec<Cause> {
         match after.iter().position(|other| text(other, "name") == name) {
             None => errors.forbidden(&path, format!("existing ephemeral containers \"{name}\" may not be removed\n")),
             Some(i) if !changes(&after[i], container).is_empty() => {
-                errors.forbidden(&path.index(i), format!("existing ephemeral containers \"{name}\" may not be changed\n"));
+                errors.forbidden(
+                    &path.index(i),
+                    format!("existing ephemeral containers \"{name}\" may not be changed\n"),
+                );
             }
             Some(_) => {}
         }
@@ -185,7 +203,13 @@ pub fn resize(new: &Value, old: &Value) -> Vec<Cause> {
         for (i, (new, old)) in list(&new["spec"], list_name).iter().zip(list(&old["spec"], list_name)).enumerate() {
             let path = list_path.index(i);
             for kind in ["requests", "limits"] {
-                removed_resources(&mut errors, &path.child("resources").child(kind), kind, &new["resources"][kind], &old["resources"][kind]);
+                removed_resources(
+                    &mut errors,
+                    &path.child("resources").child(kind),
+                    kind,
+                    &new["resources"][kind],
+                    &old["resources"][kind],
+                );
             }
         }
     }
@@ -220,7 +244,8 @@ mod tests {
     #[test]
     fn image_tolerations_and_deadline_may_change() {
         let old = pod_with(json!({"activeDeadlineSeconds": 10}));
-        let mut new = pod_with(json!({"activeDeadlineSeconds": 5, "tolerations": [{"key": "a", "operator": "Exists"}]}));
+        let mut new =
+            pod_with(json!({"activeDeadlineSeconds": 5, "tolerations": [{"key": "a", "operator": "Exists"}]}));
         new["spec"]["containers"][0]["image"] = json!("b");
         assert_eq!(lines(update(&new, &old)), Vec::<String>::new());
         assert_eq!(

@@ -27,7 +27,10 @@ pub fn template(errors: &mut Errors, path: &Path<'_>, template: &Value) {
     meta::template_metadata(errors, &path.child("metadata"), &template["metadata"]);
     spec(errors, &path.child("spec"), &template["spec"]);
     if !list(&template["spec"], "ephemeralContainers").is_empty() {
-        errors.forbidden(&path.child("spec").child("ephemeralContainers"), "ephemeral containers not allowed in pod template");
+        errors.forbidden(
+            &path.child("spec").child("ephemeralContainers"),
+            "ephemeral containers not allowed in pod template",
+        );
     }
 }
 
@@ -102,7 +105,11 @@ fn host_network(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
             let ports = container_path.child("ports");
             for (j, port) in list(container, "ports").iter().enumerate() {
                 if int(port, "hostPort").unwrap_or(0) != int(port, "containerPort").unwrap_or(0) {
-                    errors.invalid(&ports.index(j).child("hostPort"), int(port, "hostPort").unwrap_or(0), "must match `containerPort` when `hostNetwork` is true");
+                    errors.invalid(
+                        &ports.index(j).child("hostPort"),
+                        int(port, "hostPort").unwrap_or(0),
+                        "must match `containerPort` when `hostNetwork` is true",
+                    );
                 }
             }
         }
@@ -117,7 +124,8 @@ fn dns_config(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     let servers = list(config, "nameservers");
     let path = path.child("dnsConfig");
     if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
-        errors.required(&path.child("nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None");
+        errors
+            .required(&path.child("nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None");
     }
     let servers_path = path.child("nameservers");
     if servers.len() > NAMESERVERS_MAX {
@@ -133,7 +141,11 @@ fn dns_config(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     }
     let bytes: usize = searches.iter().filter_map(Value::as_str).map(|search| search.len() + 1).sum();
     if bytes > SEARCH_BYTES_MAX + 1 {
-        errors.invalid(&searches_path, config, format!("must not have more than {SEARCH_BYTES_MAX} characters (including spaces) in the search list"));
+        errors.invalid(
+            &searches_path,
+            config,
+            format!("must not have more than {SEARCH_BYTES_MAX} characters (including spaces) in the search list"),
+        );
     }
     for (i, search) in searches.iter().filter_map(Value::as_str).enumerate() {
         // Underscores and one trailing dot are allowed in search domains.
@@ -200,10 +212,7 @@ mod tests {
                 json!({"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
                 "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
             ),
-            (
-                json!({"volumes": [{"name": "v", "secret": {}}]}),
-                "spec.volumes[0].secret.secretName: Required value",
-            ),
+            (json!({"volumes": [{"name": "v", "secret": {}}]}), "spec.volumes[0].secret.secretName: Required value"),
             (
                 json!({"volumes": [{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]}),
                 "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",

@@ -193,11 +193,17 @@ fn downward_items(errors: &mut Errors, path: &Path<'_>, source: &Value) {
             (Some(reference), other) => {
                 field_ref(errors, &path.child("fieldRef"), reference, &DOWNWARD_FIELDS);
                 if other.is_some() {
-                    errors.invalid(&path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
+                    errors.invalid(
+                        &path,
+                        "resource",
+                        "fieldRef and resourceFieldRef can not be specified simultaneously",
+                    );
                 }
             }
             (None, Some(reference)) => resource_field_ref(errors, &path.child("resourceFieldRef"), reference, true),
-            (None, None) => errors.required(&path.child("fieldRef"), "one of fieldRef and resourceFieldRef is required"),
+            (None, None) => {
+                errors.required(&path.child("fieldRef"), "one of fieldRef and resourceFieldRef is required")
+            }
         }
         mode(errors, &path.child("mode"), item);
     }
@@ -237,9 +243,17 @@ fn projection_source(errors: &mut Errors, path: &Path<'_>, kind: &str, source: &
         "serviceAccountToken" => {
             let seconds = int(source, "expirationSeconds").unwrap_or(3600);
             if seconds < 10 * 60 {
-                errors.invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes");
+                errors.invalid(
+                    &path.child("expirationSeconds"),
+                    seconds,
+                    "may not specify a duration less than 10 minutes",
+                );
             } else if seconds > 1 << 32 {
-                errors.invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds");
+                errors.invalid(
+                    &path.child("expirationSeconds"),
+                    seconds,
+                    "may not specify a duration larger than 2^32 seconds",
+                );
             }
             need(errors, path, source, &["path"]);
             if !text(source, "path").is_empty() {
@@ -261,7 +275,11 @@ fn trust_bundle(errors: &mut Errors, path: &Path<'_>, source: &Value) {
         _ => {}
     }
     if by_name && field(source, "labelSelector").is_some() {
-        errors.invalid(&path.child("labelSelector"), &source["labelSelector"], "labelSelector must be unset if name is specified");
+        errors.invalid(
+            &path.child("labelSelector"),
+            &source["labelSelector"],
+            "labelSelector must be unset if name is specified",
+        );
     }
     need(errors, path, source, &["path"]);
     if !text(source, "path").is_empty() {
@@ -278,9 +296,17 @@ fn pod_certificate(errors: &mut Errors, path: &Path<'_>, source: &Value) {
     errors.one_of(&path.child("keyType"), text(source, "keyType"), &key_types);
     if let Some(seconds) = int(source, "maxExpirationSeconds") {
         if seconds < 3600 {
-            errors.invalid(&path.child("maxExpirationSeconds"), seconds, "if provided, maxExpirationSeconds must be >= 3600");
+            errors.invalid(
+                &path.child("maxExpirationSeconds"),
+                seconds,
+                "if provided, maxExpirationSeconds must be >= 3600",
+            );
         } else if seconds > 7_862_400 {
-            errors.invalid(&path.child("maxExpirationSeconds"), seconds, "if provided, maxExpirationSeconds must be <= 7862400");
+            errors.invalid(
+                &path.child("maxExpirationSeconds"),
+                seconds,
+                "if provided, maxExpirationSeconds must be <= 7862400",
+            );
         }
     }
     let files = ["credentialBundlePath", "keyPath", "certificateChainPath"];

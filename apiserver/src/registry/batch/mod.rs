@@ -1,0 +1,5 @@
+//! Group `batch`.
+
+pub mod cron_job;
+pub mod cron_schedule;
+pub mod job;

@@ -1,0 +1,5 @@
+//! Group `networking.k8s.io`.
+
+pub mod addresses;
+pub mod ingress;
+pub mod network_policy;

@@ -1,0 +1,100 @@
+//! Groups `node.k8s.io` and `apiregistration.k8s.io`: RuntimeClasses and APIServices.
+
+use serde_json::Value;
+use skiff_api::Cause;
+
+use super::{
+    core::pod::{resources::resource_quantity, scheduling},
+    strategy::{Operation, RequestContext, Strategy},
+    validation::{Errors, Path, formats, meta},
+    value::{child, default, entries, existing, field, int, list, name, text},
+};
+
+/// RuntimeClasses: the handler is fixed.
+pub struct RuntimeClassStrategy;
+
+impl Strategy for RuntimeClassStrategy {
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        let handler = Path::new("handler");
+        match text(object, "handler") {
+            "" => errors.required(&handler, ""),
+            name => errors.invalid_all(&handler, name, formats::dns_label(name)),
+        }
+        let overhead = Path::new("overhead");
+        let fixed = overhead.child("podFixed");
+        for (name, quantity) in entries(&object["overhead"], "podFixed") {
+            resource_quantity(&mut errors, &fixed.key(name), name, quantity);
+        }
+        let scheduling_path = Path::new("scheduling");
+        let place = &object["scheduling"];
+        meta::labels(&mut errors, &scheduling_path.child("nodeSelector"), &place["nodeSelector"]);
+        scheduling::tolerations(&mut errors, &scheduling_path.child("tolerations"), list(place, "tolerations"));
+        if let Operation::Update { old } = op {
+            errors.immutable(&handler, &object["handler"], &old["handler"]);
+        }
+        errors.into_causes()
+    }
+}
+
+/// APIServices: named `<version>.<group>`.
+pub struct ApiServiceStrategy;
+
+impl Strategy for ApiServiceStrategy {
+    fn default(&self, _op: Operation<'_>, object: &mut Value) {
+        if let Some(service) = existing(child(object, "spec"), "service") {
+            default(service, "port", 443);
+        }
+    }
+
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        if matches!(op, Operation::Status { .. }) {
+            return Vec::new();
+        }
+        let path = Path::new("spec");
+        let spec = &object["spec"];
+        let wanted = format!("{}.{}", text(spec, "version"), text(spec, "group"));
+        let metadata = Path::new("metadata");
+        if name(object) != wanted {
+            errors.invalid(
+                &metadata.child("name"),
+                name(object),
+                format!("must be `spec.version+\".\"+spec.group`: {wanted:?}"),
+            );
+        }
+        for (number, max) in [("groupPriorityMinimum", 20000), ("versionPriority", 1000)] {
+            let value = int(spec, number).unwrap_or(0);
+            if value <= 0 || value > max {
+                errors.invalid(&path.child(number), value, format!("must be positive and less than {max}"));
+            }
+        }
+        let insecure = spec["insecureSkipTLSVerify"].as_bool().unwrap_or(false);
+        let bundle = !text(spec, "caBundle").is_empty();
+        match field(spec, "service") {
+            None if insecure || bundle => {
+                errors.invalid(
+                    &path.child("insecureSkipTLSVerify"),
+                    insecure,
+                    "local APIServices may not have a caBundle or skip verification",
+                );
+            }
+            None => {}
+            Some(service) => {
+                for name in ["name", "namespace"] {
+                    if text(service, name).is_empty() {
+                        errors.required(&path.child("service").child(name), "");
+                    }
+                }
+                if insecure && bundle {
+                    errors.invalid(
+                        &path.child("insecureSkipTLSVerify"),
+                        true,
+                        "may not be true if caBundle is present",
+                    );
+                }
+            }
+        }
+        errors.into_causes()
+    }
+}
