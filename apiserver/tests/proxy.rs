@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -29,6 +30,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::sync::CancellationToken;
 
 const NODE: &str = "node-1";
@@ -84,7 +86,7 @@ async fn answer(target: String, mut request: Request<Incoming>) -> Result<Respon
         // Endless: the client has to see the first line nevertheless.
         path if path.starts_with("/containerLogs/") => {
             let lines = futures_util::stream::iter([Ok(Frame::data(Bytes::from(asked)))]);
-            let endless = futures_util::StreamExt::chain(lines, futures_util::stream::pending());
+            let endless = lines.chain(futures_util::stream::pending());
             Response::new(StreamBody::new(endless).boxed_unsync())
         }
         path if path.starts_with("/exec/") => {
@@ -372,6 +374,35 @@ async fn unreachable_backends_are_unavailable() {
     assert_eq!(status.code, 503);
     assert_eq!(status.message, "error trying to reach service: connection refused");
     world.stop().await;
+}
+
+/// What e2e clients do who read logs over a websocket: each piece is a message, and the end is a normal close.
+#[tokio::test]
+async fn a_websocket_client_reads_a_log_and_leaves() {
+    let world = world();
+    let (near, far) = duplex(1000);
+    let proxy = world.proxy.clone();
+    let server = tokio::spawn(async move {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let proxy = proxy.clone();
+            async move { Ok::<_, Infallible>(proxy.serve(POD_LOG, request).await.expect("switches")) }
+        });
+        let builder = hyper::server::conn::http1::Builder::new();
+        builder.serve_connection(TokioIo::new(far), service).with_upgrades().await
+    });
+    let mut request =
+        "ws://api/api/v1/namespaces/shop/pods/web/log?container=app".into_client_request().expect("valid");
+    request.headers_mut().insert("sec-websocket-protocol", "binary.k8s.io".parse().expect("a header"));
+    let (mut client, response) = tokio_tungstenite::client_async(request, near).await.expect("upgrades");
+    assert_eq!(response.headers()["sec-websocket-protocol"], "binary.k8s.io");
+    let message = client.next().await.expect("a message").expect("no error");
+    assert_eq!(message.into_data(), "GET /containerLogs/shop/web/app node-1 10250");
+    client.close(None).await.expect("closes");
+    while client.next().await.is_some_and(|message| message.is_ok()) {}
+    drop(client);
+    server.await.expect("joins").expect("no error");
+    // The log is endless; stopping would take its time if the session had not ended with its client.
+    tokio::time::timeout(Duration::from_secs(3), world.stop()).await.expect("stops in time");
 }
 
 #[tokio::test]
