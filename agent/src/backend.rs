@@ -59,13 +59,15 @@ impl NodeBackend {
         }
         let latest = self.context.status.latest(spec::uid(pod));
         let statuses = latest.iter().flat_map(|status| {
-            let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+            let lists =
+                [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
             lists.into_iter().flatten().flatten()
         });
         let mut waiting = statuses
             .filter(|status| status.name == container)
             .filter_map(|status| status.state.as_ref()?.waiting.clone());
-        let reason = waiting.next().and_then(|waiting| waiting.reason).unwrap_or_else(|| "ContainerCreating".to_owned());
+        let reason =
+            waiting.next().and_then(|waiting| waiting.reason).unwrap_or_else(|| "ContainerCreating".to_owned());
         let why = match reason.as_str() {
             "ErrImagePull" => "image can't be pulled".to_owned(),
             "ImagePullBackOff" => "trying and failing to pull image".to_owned(),

@@ -28,7 +28,9 @@ impl PodCgroups {
     pub fn new(root: &str, cpus: u32) -> Result<PodCgroups, CgroupError> {
         let pods = PodCgroups { cgroups: Cgroups::detect()?, kubepods: kubepods(root) };
         let shares = |shares: i64| Limits { cpu_shares: u64::try_from(shares).ok(), ..Limits::default() };
+        pods.cgroups.evacuate("skiff-init")?;
         pods.cgroups.create(&pods.kubepods)?;
+        pods.cgroups.check_delegated(&pods.kubepods)?;
         pods.cgroups.set(&pods.kubepods, &shares(cpu_shares(i64::from(cpus) * 1000)))?;
         for class in ["burstable", "besteffort"] {
             let group = format!("{}/{class}", pods.kubepods);

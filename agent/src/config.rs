@@ -133,13 +133,19 @@ impl AgentConfig {
 /// What the agent reports while it comes up and runs.
 #[derive(Clone, Debug)]
 pub enum AgentEvent {
-    RuntimeReady { version: String },
+    RuntimeReady {
+        version: String,
+    },
     ImageArchive(ImportReport),
     ImagesImported,
     NodeRegistered,
     /// The node's Ready condition changed.
     NodeReady(bool),
-    PodRunning { namespace: String, name: String, at: Timestamp },
+    PodRunning {
+        namespace: String,
+        name: String,
+        at: Timestamp,
+    },
 }
 
 /// Receives [`AgentEvent`]s; must not block.

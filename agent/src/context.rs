@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use k8s_openapi::{
@@ -66,11 +69,7 @@ impl Context {
         } else {
             observed.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
         };
-        NodeFacts {
-            host_ips: self.config.node_ips.clone(),
-            pod_ips,
-            allocatable: self.node.read().allocatable.clone(),
-        }
+        NodeFacts { host_ips: self.config.node_ips.clone(), pod_ips, allocatable: self.node.read().allocatable.clone() }
     }
 
     /// The services whose addresses a pod gets as variables.

@@ -24,7 +24,13 @@ pub fn pod(pod: &Pod, event_type: EventType, reason: &str, message: impl Into<St
 }
 
 /// An event about one container of a pod.
-pub fn container(pod: &Pod, name: &str, event_type: EventType, reason: &str, message: impl Into<String>) -> EventRecord {
+pub fn container(
+    pod: &Pod,
+    name: &str,
+    event_type: EventType,
+    reason: &str,
+    message: impl Into<String>,
+) -> EventRecord {
     let list = match spec::find_container(pod, name) {
         Some((spec::ContainerKind::Init, _)) => "initContainers",
         Some((spec::ContainerKind::Ephemeral, _)) => "ephemeralContainers",

@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn shortages_are_noticed_at_their_thresholds() {
         let config = EvictionConfig::default();
-        let disk = |available| FsUsage { capacity_bytes: 100_000, available_bytes: available, inodes: 1000, inodes_free: 500 };
+        let disk =
+            |available| FsUsage { capacity_bytes: 100_000, available_bytes: available, inodes: 1000, inodes_free: 500 };
         assert_eq!(shortage(&config, disk(50_000), 1 << 30), None);
         assert_eq!(shortage(&config, disk(50_000), 1 << 20), Some(Shortage::Memory));
         assert_eq!(shortage(&config, disk(1000), 1 << 30), Some(Shortage::Disk));
@@ -118,7 +119,12 @@ mod tests {
                 .unwrap(),
             )
         };
-        let pods = [pod("critical", 2_000_000_000, None), pod("asks", 0, Some("1Mi")), pod("free", 0, None), pod("high", 5, None)];
+        let pods = [
+            pod("critical", 2_000_000_000, None),
+            pod("asks", 0, Some("1Mi")),
+            pod("free", 0, None),
+            pod("high", 5, None),
+        ];
         assert_eq!(spec::name(&victim(&pods).unwrap()), "free");
         assert!(victim(&pods[..1]).is_none());
     }

@@ -90,9 +90,8 @@ impl ObjectCache {
             RefKind::ConfigMap => Reflector::of::<ConfigMap>(),
             RefKind::Secret => Reflector::of::<Secret>(),
         };
-        let reflector = reflector
-            .in_namespace(reference.namespace.clone())
-            .fields(format!("metadata.name={}", reference.name));
+        let reflector =
+            reflector.in_namespace(reference.namespace.clone()).fields(format!("metadata.name={}", reference.name));
         let token = self.token.child_token();
         let users: Arc<Mutex<HashSet<String>>> = Arc::default();
         self.tasks.spawn(reflector.run(self.client.clone(), writer, token.clone()));

@@ -3,7 +3,7 @@
 //! This is the only form in which runtime state reaches decisions. It is built
 //! from CRI answers alone, so it is the same after a restart of the agent.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 
@@ -73,8 +73,8 @@ impl ObservedPod {
 
     /// Sorts both lists newest first; call after building.
     pub fn sorted(mut self) -> ObservedPod {
-        self.sandboxes.sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));
-        self.containers.sort_by(|a, b| (b.created_at, b.restart_count).cmp(&(a.created_at, a.restart_count)));
+        self.sandboxes.sort_by_key(|sandbox| Reverse((sandbox.created_at, sandbox.attempt)));
+        self.containers.sort_by_key(|container| Reverse((container.created_at, container.restart_count)));
         self
     }
 

@@ -8,7 +8,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,8 +23,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     cri::{Cri, CriError, events, v1},
     labels, limits,
-    observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox},
     objects::Wake,
+    observed::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox},
 };
 
 /// When to look again for an end that CRI does not show yet.
@@ -110,7 +113,8 @@ impl Pleg {
         }
         for container in containers {
             // What has ended never changes again.
-            let known = before.as_ref().and_then(|before| before.containers.iter().find(|have| have.id == container.id));
+            let known =
+                before.as_ref().and_then(|before| before.containers.iter().find(|have| have.id == container.id));
             if let Some(known) = known.filter(|known| {
                 known.state == ContainerState::Exited && container.state == v1::ContainerState::ContainerExited as i32
             }) {

@@ -26,11 +26,7 @@ use crate::{
     node::{NodeReporter, run_lease},
     objects::{ObjectCache, Wake},
     pleg::Pleg,
-    pods::{
-        PodSet,
-        pod_set::WakeTable,
-        static_pods,
-    },
+    pods::{PodSet, pod_set::WakeTable, static_pods},
     probes::Prober,
     status::StatusWriter,
     volumes::VolumeHost,
@@ -79,7 +75,8 @@ impl Agent {
         };
         let (event_recorder, event_sink) = recorder(config.client.clone(), "kubelet", &config.node_name);
         tasks.spawn(event_sink.run(token.clone()));
-        let objects = Arc::new(ObjectCache::new(config.client.clone(), Arc::clone(&wake), tasks.clone(), token.clone()));
+        let objects =
+            Arc::new(ObjectCache::new(config.client.clone(), Arc::clone(&wake), tasks.clone(), token.clone()));
         let pleg = Pleg::new(cri.clone(), Arc::clone(&wake), tasks.clone());
         let context = Arc::new(Context {
             cgroups: cgroups.clone(),
@@ -87,7 +84,7 @@ impl Agent {
             objects,
             puller: Puller::new(cri.clone()),
             prober: Prober::new(cri.clone(), wake, event_recorder.clone(), tasks.clone(), token.clone()),
-            status: StatusWriter::new(config.client.clone(), tasks.clone()),
+            status: StatusWriter::new(config.client.clone(), tasks.clone(), token.clone()),
             pleg: Arc::clone(&pleg),
             recorder: event_recorder,
             machine: MachineLimits {
@@ -191,17 +188,9 @@ async fn bring_up(
     token: CancellationToken,
 ) {
     let importer = importer(&context, &events, &socket);
-    if let Some(importer) = &importer {
-        let present = context.cri.list_images().await.unwrap_or_default();
-        let present: BTreeSet<String> = present.into_iter().flat_map(|image| image.repo_tags).collect();
-        importer.import_all(&present).await;
-        let (importer, token) = (Arc::clone(importer), token.clone());
-        tasks.spawn(async move {
-            if let Err(error) = importer.watch(token).await {
-                tracing::error!(component = "images", %error, "watch image archives");
-            }
-        });
-    }
+    let mut reporter = NodeReporter::new(Arc::clone(&context), Arc::clone(&events));
+    // Archives may hold what the first pods need, so pods wait for them; the node does not.
+    let (uid, ()) = tokio::join!(reporter.register(), import_archives(&context, importer.as_ref(), &tasks, &token));
     events(AgentEvent::ImagesImported);
     if let Err(error) = context.pleg.relist().await {
         tracing::warn!(component = "pleg", %error, "first look at the runtime");
@@ -210,15 +199,18 @@ async fn bring_up(
     tasks.spawn(log_rotation::run(Arc::clone(&context), token.clone()));
 
     let config = context.config.clone();
-    let static_pods =
-        static_pods::run(config.static_pod_dir(), config.node_name.clone(), config.client.clone(), Arc::clone(&pods), token.clone());
+    let static_pods = static_pods::run(
+        config.static_pod_dir(),
+        config.node_name.clone(),
+        config.client.clone(),
+        Arc::clone(&pods),
+        token.clone(),
+    );
     tasks.spawn(async move {
         if let Err(error) = static_pods.await {
             tracing::error!(component = "static-pods", %error, "watch manifests");
         }
     });
-    let mut reporter = NodeReporter::new(Arc::clone(&context), events);
-    let uid = reporter.register().await;
     tasks.spawn(run_lease(config.client.clone(), config.node_name.clone(), uid, token.clone()));
     let (writer, reader) = store(&[]);
     let own_pods = Reflector::of::<Pod>().fields(format!("spec.nodeName={}", config.node_name));
@@ -227,6 +219,24 @@ async fn bring_up(
     let gc = ImageGc::new(context.cri.clone(), ImageGcSettings::default(), config.data_dir.clone());
     tasks.spawn(eviction::run(Arc::clone(&context), Arc::clone(&pods), gc, importer, token.clone()));
     reporter.run(pods, token).await;
+}
+
+async fn import_archives(
+    context: &Context,
+    importer: Option<&Arc<ImageImporter>>,
+    tasks: &TaskTracker,
+    token: &CancellationToken,
+) {
+    let Some(importer) = importer else { return };
+    let present = context.cri.list_images().await.unwrap_or_default();
+    let present: BTreeSet<String> = present.into_iter().flat_map(|image| image.repo_tags).collect();
+    importer.import_all(&present).await;
+    let (importer, token) = (Arc::clone(importer), token.clone());
+    tasks.spawn(async move {
+        if let Err(error) = importer.watch(token).await {
+            tracing::error!(component = "images", %error, "watch image archives");
+        }
+    });
 }
 
 fn importer(context: &Context, events: &EventSinkFn, socket: &std::path::Path) -> Option<Arc<ImageImporter>> {

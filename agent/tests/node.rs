@@ -78,8 +78,7 @@ impl Node {
                 let events = self.events.lock().unwrap().join("\n");
                 let log = std::fs::read_to_string(self.containerd().log_file).unwrap_or_default();
                 let log: Vec<&str> = log.lines().rev().take(10).collect();
-                let pods: Vec<Value> = ["a", "b"].iter().map(|_| Value::Null).collect();
-                panic!("never happened: {what}\nevents:\n{events}\ncontainerd:\n{}\n{pods:?}", log.join("\n"));
+                panic!("never happened: {what}\nevents:\n{events}\ncontainerd:\n{}", log.join("\n"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -104,7 +103,9 @@ fn missing() -> Option<&'static str> {
     if !std::fs::read_to_string("/proc/self/status").unwrap_or_default().contains("Uid:\t0\t") {
         return Some("root");
     }
-    let has = |name: &str| ["/usr/bin", "/usr/sbin", "/usr/local/bin"].iter().any(|dir| PathBuf::from(dir).join(name).exists());
+    let has = |name: &str| {
+        ["/usr/bin", "/usr/sbin", "/usr/local/bin"].iter().any(|dir| PathBuf::from(dir).join(name).exists())
+    };
     ["containerd", "runc", "ctr"].into_iter().find(|name| !has(name))
 }
 
@@ -128,7 +129,9 @@ async fn pods_run_report_survive_a_restart_and_end() {
     // Whatever happened, nothing may stay behind.
     let config = ContainerdConfig::below(&root.path().join("data"), &root.path().join("run"));
     let pods_dir = root.path().canonicalize().unwrap().join("data/agent/kubelet/pods");
-    skiff_agent::containerd::kill_all(&config, &format!("/skiff-test-{}", std::process::id()), &pods_dir).await.unwrap();
+    skiff_agent::containerd::kill_all(&config, &format!("/skiff-test-{}", std::process::id()), &pods_dir)
+        .await
+        .unwrap();
     let cgroups = skiff_host::cgroup::Cgroups::detect().unwrap();
     cgroups.remove(&format!("/skiff-test-{}", std::process::id())).unwrap();
     result.unwrap();
@@ -141,11 +144,17 @@ async fn scenario(node: Node) {
     eprintln!("registered after {:?}", began.elapsed());
 
     // A plain pod runs, and one that ends succeeds with its last words.
-    node.pod("web", json!({"containers": [{"name": "c", "command": ["sh", "-c", "echo hello $NAME; sleep 1000"],
+    node.pod(
+        "web",
+        json!({"containers": [{"name": "c", "command": ["sh", "-c", "echo hello $NAME; sleep 1000"],
         "env": [{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}],
-        "terminationGracePeriodSeconds": 1}));
-    node.pod("once", json!({"restartPolicy": "Never", "containers": [{"name": "c",
-        "command": ["sh", "-c", "echo -n bye > /dev/termination-log; exit 3"]}]}));
+        "terminationGracePeriodSeconds": 1}),
+    );
+    node.pod(
+        "once",
+        json!({"restartPolicy": "Never", "containers": [{"name": "c",
+        "command": ["sh", "-c", "echo -n bye > /dev/termination-log; exit 3"]}]}),
+    );
     node.phase("web", "Running").await;
     eprintln!("running after {:?}", began.elapsed());
     node.until("log of web", || node.log("web", "c").contains("stdout F hello web")).await;
@@ -184,20 +193,28 @@ fn containerd_pid(node: &Node) -> u32 {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).filter(|pid| {
         let arguments = skiff_host::process::arguments(*pid);
-        arguments.iter().any(|argument| PathBuf::from(argument) == config)
+        arguments.iter().any(|argument| config == std::path::Path::new(argument))
     });
     pids.next().expect("containerd runs")
 }
 
 async fn volumes(node: &Node) {
-    node.api.create("/api/v1/namespaces/default/configmaps", json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "settings"}, "data": {"key": "one"}}));
-    node.api.create("/api/v1/namespaces/default/secrets", json!({"apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "hidden"}, "data": {"password": "c2VjcmV0"}}));
+    node.api.create(
+        "/api/v1/namespaces/default/configmaps",
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "settings"}, "data": {"key": "one"}}),
+    );
+    node.api.create(
+        "/api/v1/namespaces/default/secrets",
+        json!({"apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "hidden"}, "data": {"password": "c2VjcmV0"}}),
+    );
     let script = "cat /config/key /sub; cat /secret/password /all/token /all/labels; echo; stat -L -c %a /secret/password; \
         echo $PASSWORD; mount | grep ' /memory ' | cut -d' ' -f5; cat /etc/hosts | head -1; \
         while [ \"$(cat /config/key)\" != two ]; do sleep 0.05; done; echo; cat /config/key /sub; echo END; sleep 1000";
-    node.pod("volumes", json!({
+    node.pod(
+        "volumes",
+        json!({
         "terminationGracePeriodSeconds": 1,
         "containers": [{"name": "c", "command": ["/bin/busybox", "sh", "-c", script],
             "env": [{"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "hidden", "key": "password"}}}],
@@ -211,7 +228,8 @@ async fn volumes(node: &Node) {
             {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
             {"name": "all", "projected": {"sources": [
                 {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
-                {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.namespace"}}]}}]}}]}));
+                {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.namespace"}}]}}]}}]}),
+    );
     node.phase("volumes", "Running").await;
     node.until("first log", || node.log("volumes", "c").contains("hosts file")).await;
     node.api.edit("/api/v1/namespaces/default/configmaps/settings", |object| object["data"]["key"] = "two".into());

@@ -135,6 +135,40 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Frees the top group of version 2 from processes, which the kernel wants before controllers can
+    /// be handed down. Inside a container the top is an ordinary group and our own process is in it;
+    /// the real root of a machine is exempt and left alone.
+    pub fn evacuate(&self, into: &str) -> Result<(), CgroupError> {
+        let Some(root) = self.mounts.get("").filter(|_| self.version == Version::V2) else { return Ok(()) };
+        if !root.join("cgroup.type").exists() {
+            return Ok(());
+        }
+        let list = root.join("cgroup.procs");
+        let pids = fs::read_to_string(&list).map_err(fail("read", &list))?;
+        if pids.trim().is_empty() {
+            return Ok(());
+        }
+        let target = join(root, into);
+        fs::create_dir_all(&target).map_err(fail("create control group", &target))?;
+        for pid in pids.lines() {
+            // A process may have ended since the list was read.
+            if let Err(error) = fs::write(target.join("cgroup.procs"), pid)
+                && error.raw_os_error() != Some(nix::errno::Errno::ESRCH as i32)
+            {
+                return Err(fail("move process into", &target)(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails when the controllers that pods need did not reach a group of version 2.
+    pub fn check_delegated(&self, group: &str) -> Result<(), CgroupError> {
+        let Some(root) = self.mounts.get("").filter(|_| self.version == Version::V2) else { return Ok(()) };
+        let path = join(root, group).join("cgroup.controllers");
+        let text = fs::read_to_string(&path).map_err(fail("read", &path))?;
+        require(|name| text.split_whitespace().any(|have| have == name))
+    }
+
     /// Applies limits to an existing group.
     pub fn set(&self, group: &str, limits: &Limits) -> Result<(), CgroupError> {
         for (controller, file, text) in settings(self.version, limits) {

@@ -42,8 +42,7 @@ pub fn container_config(input: ContainerInput<'_>) -> Result<v1::ContainerConfig
     let expand_all = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, &lookup)).collect();
     let command = expand_all(&container.command);
     let args = expand_all(&container.args);
-    let context =
-        security::container_context(pod, container, input.image_user, input.target, input.seccomp_root)?;
+    let context = security::container_context(pod, container, input.image_user, input.target, input.seccomp_root)?;
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: input.restart_count }),
         image: Some(v1::ImageSpec {

@@ -119,7 +119,8 @@ mod tests {
         assert_eq!(cluster.servers, ["10.43.0.10"]);
         assert_eq!(cluster.searches, ["n.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example"]);
         assert_eq!(cluster.options, ["ndots:5"]);
-        for spec in [json!({"containers": [], "dnsPolicy": "Default"}), json!({"containers": [], "hostNetwork": true})] {
+        for spec in [json!({"containers": [], "dnsPolicy": "Default"}), json!({"containers": [], "hostNetwork": true})]
+        {
             assert_eq!(config(spec).servers, ["1.1.1.1"]);
         }
         let both = config(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}));
@@ -130,8 +131,10 @@ mod tests {
     fn own_settings_are_added_and_options_replaced() {
         let own = config(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {
             "nameservers": ["9.9.9.9"], "searches": ["a"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}));
-        assert_eq!((own.servers, own.searches, own.options), (
-            vec!["9.9.9.9".to_owned()], vec!["a".to_owned()], vec!["ndots:2".to_owned(), "edns0".to_owned()]));
+        assert_eq!(
+            (own.servers, own.searches, own.options),
+            (vec!["9.9.9.9".to_owned()], vec!["a".to_owned()], vec!["ndots:2".to_owned(), "edns0".to_owned()])
+        );
         let merged = config(json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}));
         assert_eq!(merged.options, ["ndots:1"]);
     }

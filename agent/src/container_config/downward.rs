@@ -139,10 +139,8 @@ mod tests {
         let container: Container = serde_json::from_value(json!({"name": "c", "resources": {
             "limits": {"cpu": "1250m"}, "requests": {"memory": "32Mi"}}}))
         .unwrap();
-        let facts = NodeFacts {
-            allocatable: [("memory".to_owned(), Quantity("64Gi".into()))].into(),
-            ..NodeFacts::default()
-        };
+        let facts =
+            NodeFacts { allocatable: [("memory".to_owned(), Quantity("64Gi".into()))].into(), ..NodeFacts::default() };
         let get = |resource: &str, divisor: Option<&str>| {
             let selector = ResourceFieldSelector {
                 resource: resource.into(),

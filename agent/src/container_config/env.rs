@@ -177,7 +177,8 @@ fn service_environment(pod: &Pod, services: &[Arc<Service>]) -> BTreeMap<String,
     // The pod's own namespace is written last, so that it wins.
     let is_own = |service: &&Arc<Service>| service.metadata.namespace.as_deref() == Some(namespace);
     let is_master = |service: &&Arc<Service>| {
-        service.metadata.namespace.as_deref() == Some("default") && service.metadata.name.as_deref() == Some("kubernetes")
+        service.metadata.namespace.as_deref() == Some("default")
+            && service.metadata.name.as_deref() == Some("kubernetes")
     };
     let master = services.iter().filter(is_master);
     let own = services.iter().filter(|service| links && is_own(service));
@@ -225,8 +226,10 @@ mod tests {
     use super::*;
 
     fn pod(container: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [container]}}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [container]}}),
+        )
+        .unwrap()
     }
 
     fn env_of(container: serde_json::Value, objects: &EnvObjects) -> Result<BTreeMap<String, String>, ConfigError> {
@@ -291,10 +294,7 @@ mod tests {
             env_of(json!({"name": "c", "env": [{"name": "A", "valueFrom": key}]}), &objects()).unwrap_err().0
         };
         assert_eq!(from(json!({"configMapKeyRef": {"name": "x", "key": "k"}})), "configmap \"x\" not found");
-        assert_eq!(
-            from(json!({"secretKeyRef": {"name": "s", "key": "k"}})),
-            "couldn't find key k in Secret n/s"
-        );
+        assert_eq!(from(json!({"secretKeyRef": {"name": "s", "key": "k"}})), "couldn't find key k in Secret n/s");
     }
 
     #[test]

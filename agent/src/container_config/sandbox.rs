@@ -46,7 +46,12 @@ pub fn sandbox_config(
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: cgroup_parent.to_owned(),
             security_context: Some(security::sandbox_context(pod, target)),
-            sysctls: context.sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value)).collect(),
+            sysctls: context
+                .sysctls
+                .into_iter()
+                .flatten()
+                .map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value))
+                .collect(),
             overhead: None,
             resources: None,
         }),

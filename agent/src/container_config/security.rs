@@ -124,7 +124,8 @@ pub fn container_context(
     let privileged = own.privileged == Some(true);
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
     let capabilities = own.capabilities.unwrap_or_default();
-    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
+    let paths =
+        |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
     // Without a user of its own the container gets the image's, by number if it is one.
     let user = run_as_user.or(image_user.uid);
     Ok(v1::LinuxContainerSecurityContext {

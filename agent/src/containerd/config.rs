@@ -95,7 +95,7 @@ impl ContainerdConfig {
             root = quote(&self.root),
             state = quote(&self.state),
             socket = quote(&self.socket),
-            opt = quote(&self.root.join("opt")),
+            opt = quote(self.root.join("opt")),
         )
     }
 

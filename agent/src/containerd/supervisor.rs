@@ -142,8 +142,10 @@ fn detect(config: &ContainerdConfig, program: &Path) -> Result<Detected, AgentEr
     find(config, "containerd-shim-runc-v2")?;
     let restrict_oom_score_adj = !process::has_capability(process::CAP_SYS_RESOURCE);
     if restrict_oom_score_adj {
-        tracing::warn!(component = "containerd",
-            "CAP_SYS_RESOURCE is missing: containers keep our own oom_score_adj as the lowest");
+        tracing::warn!(
+            component = "containerd",
+            "CAP_SYS_RESOURCE is missing: containers keep our own oom_score_adj as the lowest"
+        );
     }
     fs::create_dir_all(&config.root).map_err(AgentError::io("create", &config.root))?;
     let snapshotter = config.snapshotter_in_use().unwrap_or_default();

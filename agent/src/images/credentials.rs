@@ -120,10 +120,8 @@ mod tests {
             "*.example.com": {"username": "w", "password": "p"},
         }});
         let bytes = k8s_openapi::ByteString(serde_json::to_vec(&config).unwrap());
-        let secret = Arc::new(Secret {
-            data: Some([(".dockerconfigjson".to_owned(), bytes)].into()),
-            ..Secret::default()
-        });
+        let secret =
+            Arc::new(Secret { data: Some([(".dockerconfigjson".to_owned(), bytes)].into()), ..Secret::default() });
         let users = |image: &str| -> Vec<String> {
             credentials(image, std::slice::from_ref(&secret)).into_iter().map(|auth| auth.username).collect()
         };

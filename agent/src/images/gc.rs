@@ -138,8 +138,13 @@ mod tests {
             pinned,
             ..v1::Image::default()
         };
-        let images =
-            [image("used", false), image("pinned", true), image("kept", false), image("old", false), image("older", false)];
+        let images = [
+            image("used", false),
+            image("pinned", true),
+            image("kept", false),
+            image("old", false),
+            image("older", false),
+        ];
         let mut seen = HashMap::new();
         update(&mut seen, &images, &["old".to_owned(), "used".to_owned()].into(), at(1000));
         let used = ["used".to_owned()].into();

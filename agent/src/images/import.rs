@@ -166,7 +166,8 @@ impl ImageImporter {
 
     fn import_blocking(&self, path: &Path) -> Result<Vec<String>, String> {
         let file = fs::File::open(path).map_err(|error| format!("open: {error}"))?;
-        let mut archive = decompress(BufReader::with_capacity(1 << 20, file)).map_err(|error| format!("read: {error}"))?;
+        let mut archive =
+            decompress(BufReader::with_capacity(1 << 20, file)).map_err(|error| format!("read: {error}"))?;
         let mut command = self.client();
         command.arg("import");
         if let Some(snapshotter) = &self.snapshotter {
@@ -232,7 +233,8 @@ fn unpacked_images(output: &str) -> Vec<String> {
     let names = output.lines().filter_map(|line| line.trim().strip_prefix("unpacking ")?.split_whitespace().next());
     let mut images: Vec<String> = names.map(str::to_owned).collect();
     // Newer clients print `<name>    saved` lines instead.
-    images.extend(output.lines().filter_map(|line| line.trim().strip_suffix("saved")).map(|name| name.trim().to_owned()));
+    images
+        .extend(output.lines().filter_map(|line| line.trim().strip_suffix("saved")).map(|name| name.trim().to_owned()));
     images.sort();
     images.dedup();
     images
@@ -273,21 +275,33 @@ mod tests {
     async fn a_broken_archive_is_reported_by_name_and_the_rest_goes_on() {
         let root = tempfile::tempdir().unwrap();
         let script = root.path().join("ctr");
-        fs::write(&script, "#!/bin/sh\ncase \"$*\" in *import*) cat >/dev/null; echo 'unpacking a:1 (x)...done';; esac\n")
-            .unwrap();
+        fs::write(
+            &script,
+            "#!/bin/sh\ncase \"$*\" in *import*) cat >/dev/null; echo 'unpacking a:1 (x)...done';; esac\n",
+        )
+        .unwrap();
         fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let images = root.path().join("images");
         let reports: Arc<Mutex<Vec<ImportReport>>> = Arc::default();
         let sink = Arc::clone(&reports);
         let importer = Arc::new(
-            ImageImporter::new(images.clone(), script, "/s".into(), None, Arc::new(move |report| sink.lock().push(report)))
-                .unwrap(),
+            ImageImporter::new(
+                images.clone(),
+                script,
+                "/s".into(),
+                None,
+                Arc::new(move |report| sink.lock().push(report)),
+            )
+            .unwrap(),
         );
         fs::write(images.join("bad.tar.gz"), [0x1f, 0x8b, 0, 0]).unwrap();
         fs::write(images.join("good.tar"), "data").unwrap();
         importer.import_all(&BTreeSet::new()).await;
         let seen = reports.lock().clone();
-        assert!(seen.iter().any(|r| matches!(r, ImportReport::Failed(path, _) if path.ends_with("bad.tar.gz"))), "{seen:?}");
+        assert!(
+            seen.iter().any(|r| matches!(r, ImportReport::Failed(path, _) if path.ends_with("bad.tar.gz"))),
+            "{seen:?}"
+        );
         assert!(seen.contains(&ImportReport::Imported(images.join("good.tar"), vec!["a:1".into()])), "{seen:?}");
         reports.lock().clear();
         importer.import_all(&["a:1".to_owned()].into()).await;

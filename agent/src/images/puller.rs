@@ -61,7 +61,8 @@ impl Puller {
     ) -> Result<FoundImage, PullError> {
         let image = container.image.clone().unwrap_or_default();
         if let Err(why) = check_name(&image) {
-            let message = format!("Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {why}");
+            let message =
+                format!("Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {why}");
             return Err(PullError { reason: "InvalidImageName", message });
         }
         let policy = pull_policy(container);

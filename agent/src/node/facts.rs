@@ -218,7 +218,8 @@ fn problems(input: &NodeFactsInput<'_>) -> (&'static str, Vec<String>) {
 
 fn condition(input: &NodeFactsInput<'_>, name: &str, status: bool, reason: &str, message: String) -> NodeCondition {
     let status = if status { "True" } else { "False" };
-    let old = input.old.conditions.iter().flatten().find(|condition| condition.type_ == name && condition.status == status);
+    let old =
+        input.old.conditions.iter().flatten().find(|condition| condition.type_ == name && condition.status == status);
     let since = old.and_then(|old| old.last_transition_time.clone()).unwrap_or(Time(input.now));
     NodeCondition {
         type_: name.to_owned(),

@@ -108,7 +108,8 @@ fn conditions_keep_the_time_of_their_last_change() {
 #[test]
 fn capacity_holds_huge_pages_and_what_others_added() {
     let mut world = World::new();
-    world.old = serde_json::from_value(serde_json::json!({"capacity": {"example.com/dongle": "4", "cpu": "99"}})).unwrap();
+    world.old =
+        serde_json::from_value(serde_json::json!({"capacity": {"example.com/dongle": "4", "cpu": "99"}})).unwrap();
     let status = world.status();
     let (capacity, allocatable) = (status.capacity.unwrap(), status.allocatable.unwrap());
     assert_eq!(capacity["cpu"].0, "4");

@@ -135,7 +135,8 @@ impl NodeReporter {
             self.runtime = context.cri.version().await.ok();
         }
         let runtime_status = context.cri.status().await.ok();
-        let network = runtime_condition(runtime_status.as_ref(), "NetworkReady").is_some_and(|condition| condition.status);
+        let network =
+            runtime_condition(runtime_status.as_ref(), "NetworkReady").is_some_and(|condition| condition.status);
         context.network_ready.store(network, Ordering::Relaxed);
         if runtime_status.is_none() {
             // It may come back in another version.

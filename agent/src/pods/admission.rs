@@ -122,8 +122,7 @@ fn matches_node(pod: &Pod, node: &NodeState<'_>) -> bool {
         return false;
     }
     let affinity = pod_spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required =
-        affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches_term(term, node)))
 }
 
@@ -197,9 +196,7 @@ mod tests {
 
     #[test]
     fn host_ports_must_be_free() {
-        let port = |ip: &str, port: i32, protocol: &str| {
-            json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": port, "hostIP": ip, "protocol": protocol}]}]})
-        };
+        let port = |ip: &str, port: i32, protocol: &str| json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": port, "hostIP": ip, "protocol": protocol}]}]});
         let on = |one, other| verdict(one, vec![other]);
         assert_eq!(on(port("", 80, "TCP"), port("", 80, "TCP")), Err("NodePorts".into()));
         assert_eq!(on(port("", 80, "TCP"), port("1.1.1.1", 80, "TCP")), Err("NodePorts".into()));
@@ -214,7 +211,10 @@ mod tests {
                 "nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]}}}})
         };
         assert_eq!(verdict(json!({"containers": [], "nodeSelector": {"disk": "ssd"}}), vec![]), Ok(()));
-        assert_eq!(verdict(json!({"containers": [], "nodeSelector": {"disk": "hdd"}}), vec![]), Err("NodeAffinity".into()));
+        assert_eq!(
+            verdict(json!({"containers": [], "nodeSelector": {"disk": "hdd"}}), vec![]),
+            Err("NodeAffinity".into())
+        );
         assert_eq!(verdict(affinity("In", "disk", json!(["ssd"])), vec![]), Ok(()));
         assert_eq!(verdict(affinity("NotIn", "disk", json!(["ssd"])), vec![]), Err("NodeAffinity".into()));
         assert_eq!(verdict(affinity("Gt", "n", json!(["4"])), vec![]), Ok(()));
@@ -223,6 +223,9 @@ mod tests {
 
     #[test]
     fn other_operating_systems_are_refused() {
-        assert_eq!(verdict(json!({"containers": [], "os": {"name": "windows"}}), vec![]), Err("PodOSNotSupported".into()));
+        assert_eq!(
+            verdict(json!({"containers": [], "os": {"name": "windows"}}), vec![]),
+            Err("PodOSNotSupported".into())
+        );
     }
 }

@@ -57,12 +57,7 @@ impl PodWorker {
     }
 
     /// Stops everything of a pod that runs. Safe to repeat.
-    pub(super) async fn kill_pod(
-        &self,
-        pod: &Arc<Pod>,
-        observed: &ObservedPod,
-        grace_seconds: i64,
-    ) -> Result<(), ()> {
+    pub(super) async fn kill_pod(&self, pod: &Arc<Pod>, observed: &ObservedPod, grace_seconds: i64) -> Result<(), ()> {
         let began = Instant::now();
         let sidecars: Vec<&str> = spec::init_containers(pod)
             .iter()
@@ -72,7 +67,8 @@ impl PodWorker {
         let live: Vec<_> = observed.containers.iter().filter(|container| container.is_live()).collect();
         let (late, first): (Vec<_>, Vec<_>) =
             live.into_iter().partition(|container| sidecars.contains(&container.name.as_str()));
-        let stops = first.iter().map(|container| self.kill_container(pod, &container.id, &container.name, grace_seconds, ""));
+        let stops =
+            first.iter().map(|container| self.kill_container(pod, &container.id, &container.name, grace_seconds, ""));
         let mut failed = join_all(stops).await.iter().any(Result::is_err);
         for name in sidecars.iter().rev() {
             for container in late.iter().filter(|container| container.name == **name) {

@@ -5,6 +5,8 @@ use std::hash::Hasher;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
+use crate::labels;
+
 /// Which list of a pod a container is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ContainerKind {
@@ -53,7 +55,8 @@ pub fn ephemeral_containers(pod: &Pod) -> &[EphemeralContainer] {
 pub fn all_containers(pod: &Pod) -> Vec<(ContainerKind, Container)> {
     let init = init_containers(pod).iter().map(|container| (ContainerKind::Init, container.clone()));
     let regular = containers(pod).iter().map(|container| (ContainerKind::Regular, container.clone()));
-    let ephemeral = ephemeral_containers(pod).iter().map(|container| (ContainerKind::Ephemeral, as_container(container)));
+    let ephemeral =
+        ephemeral_containers(pod).iter().map(|container| (ContainerKind::Ephemeral, as_container(container)));
     init.chain(regular).chain(ephemeral).collect()
 }
 
@@ -99,6 +102,12 @@ pub fn restart_policy(pod: &Pod) -> &str {
 
 pub fn is_host_network(pod: &Pod) -> bool {
     spec(pod).host_network == Some(true)
+}
+
+/// The pod comes from a file of this node; its object only mirrors it.
+pub fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(labels::CONFIG_SOURCE)).is_some_and(|source| source != "api")
 }
 
 /// Deletion was asked for.
@@ -160,7 +169,8 @@ pub fn backoff_key(pod: &Pod, container: &Container) -> String {
 
 /// Quality of service class, from the object or from the resources.
 pub fn qos_class(pod: &Pod) -> String {
-    if let Some(class) = pod.status.as_ref().and_then(|status| status.qos_class.clone()).filter(|class| !class.is_empty())
+    if let Some(class) =
+        pod.status.as_ref().and_then(|status| status.qos_class.clone()).filter(|class| !class.is_empty())
     {
         return class;
     }

@@ -1,10 +1,6 @@
 //! Starts one container of a pod.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
@@ -67,7 +63,11 @@ impl PodWorker {
             }
             Err(failure) => {
                 let message = match failure.reason {
-                    "ErrImagePull" => format!("Failed to pull image \"{}\": {}", container.image.as_deref().unwrap_or_default(), failure.message),
+                    "ErrImagePull" => format!(
+                        "Failed to pull image \"{}\": {}",
+                        container.image.as_deref().unwrap_or_default(),
+                        failure.message
+                    ),
                     _ => failure.message.clone(),
                 };
                 let (event_type, reason) = match failure.reason {
@@ -75,10 +75,20 @@ impl PodWorker {
                     "PostStartHookError" => (EventType::Warning, "FailedPostStartHook"),
                     _ => (EventType::Warning, "Failed"),
                 };
-                let text = if reason == "Failed" && failure.reason != "ErrImagePull" { format!("Error: {message}") } else { message };
+                let text = if reason == "Failed" && failure.reason != "ErrImagePull" {
+                    format!("Error: {message}")
+                } else {
+                    message
+                };
                 self.context.recorder.record(events::container(pod, &start.name, event_type, reason, text));
-                tracing::warn!(component = "pod", pod = spec::full_name(pod), container = start.name,
-                    reason = failure.reason, message = failure.message, "container not started");
+                tracing::warn!(
+                    component = "pod",
+                    pod = spec::full_name(pod),
+                    container = start.name,
+                    reason = failure.reason,
+                    message = failure.message,
+                    "container not started"
+                );
                 let wait = WaitReason { reason: failure.reason.to_owned(), message: failure.message };
                 self.waiting.insert(start.name.clone(), wait);
                 Err(())
@@ -103,7 +113,11 @@ impl PodWorker {
         };
         // A container that was made but never started is in the way of the next.
         for half_made in observed.containers_named(&container.name).filter(|c| c.state == ContainerState::Created) {
-            context.cri.remove_container(&half_made.id).await.map_err(|e| Failure::new("CreateContainerError", e.message()))?;
+            context
+                .cri
+                .remove_container(&half_made.id)
+                .await
+                .map_err(|e| Failure::new("CreateContainerError", e.message()))?;
         }
         let secrets = self.pull_secrets(pod).await;
         let image_name = container.image.clone().unwrap_or_default();
@@ -120,10 +134,8 @@ impl PodWorker {
         let objects = self.env_objects(pod).await.map_err(config_error)?;
         let facts = context.facts(pod, observed);
         let env = env::environment(pod, container, &objects, &facts).map_err(|error| config_error(error.0))?;
-        let mut mounts = context
-            .volumes
-            .container_mounts(pod, container, volumes, &env)
-            .map_err(|error| config_error(error.0))?;
+        let mut mounts =
+            context.volumes.container_mounts(pod, container, volumes, &env).map_err(|error| config_error(error.0))?;
         self.add_own_mounts(container, &mut mounts).map_err(config_error)?;
         let target = self.target(pod, observed, start);
         let config = container_config(ContainerInput {
@@ -141,7 +153,8 @@ impl PodWorker {
         .map_err(|error| config_error(error.0))?;
         let logs = sandbox::log_directory(&context.config.pod_log_dir(), pod);
         if let Some(directory) = logs.join(log_path(&container.name, start.restart_count)).parent() {
-            std::fs::create_dir_all(directory).map_err(|error| Failure::new("CreateContainerError", error.to_string()))?;
+            std::fs::create_dir_all(directory)
+                .map_err(|error| Failure::new("CreateContainerError", error.to_string()))?;
         }
         let id = context
             .cri
@@ -215,7 +228,9 @@ impl PodWorker {
             let found = self.context.objects.get::<Secret>(&reference).await.map_err(|error| error.to_string())?;
             objects.secrets.extend(found.map(|object| (name, object)));
         }
-        if !self.is_static && tokio::time::timeout(limits::OBJECT_WAIT, self.context.services.wait_synced()).await.is_err() {
+        if !self.is_static
+            && tokio::time::timeout(limits::OBJECT_WAIT, self.context.services.wait_synced()).await.is_err()
+        {
             return Err("services have not yet been read at least once, cannot construct envvars".to_owned());
         }
         objects.services = self.context.services_for(pod);
@@ -226,7 +241,9 @@ impl PodWorker {
     fn add_own_mounts(&self, container: &Container, mounts: &mut Vec<v1::Mount>) -> Result<(), String> {
         let directory = self.context.volumes.pod_dir(&self.uid);
         let hosts: PathBuf = directory.join("etc-hosts");
-        let taken = |path: &str, mounts: &[v1::Mount]| mounts.iter().any(|mount| mount.container_path.trim_end_matches('/') == path);
+        let taken = |path: &str, mounts: &[v1::Mount]| {
+            mounts.iter().any(|mount| mount.container_path.trim_end_matches('/') == path)
+        };
         if hosts.exists() && !taken("/etc/hosts", mounts) {
             mounts.push(v1::Mount {
                 container_path: "/etc/hosts".to_owned(),

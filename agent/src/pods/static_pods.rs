@@ -5,7 +5,7 @@
 //! does not end the pod.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,11 +15,14 @@ use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
 use k8s_openapi::api::core::v1::Pod;
 use skiff_api::GroupVersionResource;
-use skiff_client::{Client, ClientError, DeleteOptions};
+use skiff_client::{Client, ClientError, DeleteOptions, work_queue::backoff};
 use tokio_util::sync::CancellationToken;
 
 use super::{PodSet, spec, worker::Wish};
-use crate::labels;
+use crate::{
+    labels,
+    limits::{SYNC_BACKOFF_FIRST, SYNC_BACKOFF_MAX},
+};
 
 /// Why a manifest is no pod.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,8 @@ pub async fn run(
     inotify.watches().add(&directory, mask)?;
     let mut events = inotify.into_event_stream(vec![0; 4096])?;
     let mut running: HashMap<PathBuf, Arc<Pod>> = HashMap::new();
+    let mut unmirrored: HashMap<PathBuf, Arc<Pod>> = HashMap::new();
+    let mut failures = 0;
     loop {
         let found = scan(&directory, &node_name);
         let ended: Vec<PathBuf> = running
@@ -54,21 +59,37 @@ pub async fn run(
             .map(|(path, _)| path.clone())
             .collect();
         for path in ended {
+            unmirrored.remove(&path);
             if let Some(pod) = running.remove(&path) {
                 pods.wish(Wish::Gone(Arc::clone(&pod)), true);
                 report(&pod, delete_mirror(&client, &pod).await);
             }
         }
         for (path, pod) in found {
-            if !running.contains_key(&path) {
+            if let Entry::Vacant(entry) = running.entry(path.clone()) {
                 tracing::info!(component = "static-pods", path = %path.display(), pod = spec::full_name(&pod), "running");
                 pods.wish(Wish::Present(Arc::clone(&pod)), true);
-                report(&pod, create_mirror(&client, &pod).await);
-                running.insert(path, pod);
+                unmirrored.insert(path, Arc::clone(&pod));
+                entry.insert(pod);
             }
         }
+        for (path, pod) in unmirrored.clone() {
+            match create_mirror(&client, &pod).await {
+                Ok(()) => drop(unmirrored.remove(&path)),
+                failed => report(&pod, failed),
+            }
+        }
+        failures = if unmirrored.is_empty() { 0 } else { failures + 1 };
+        // The API may come up after the pods, which do not wait for it.
+        let retry = async {
+            match unmirrored.is_empty() {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(backoff(SYNC_BACKOFF_FIRST, SYNC_BACKOFF_MAX, failures.min(16))).await,
+            }
+        };
         tokio::select! {
             () = token.cancelled() => return Ok(()),
+            () = retry => {}
             event = events.next() => if event.transpose()?.is_none() { return Ok(()) },
         }
     }
@@ -100,7 +121,8 @@ fn scan(directory: &Path, node_name: &str) -> HashMap<PathBuf, Arc<Pod>> {
 
 /// Reads a manifest and completes it as upstream does.
 pub fn parse(text: &str, path: &Path, node_name: &str) -> Result<Pod, ManifestError> {
-    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| ManifestError::Decode(error.to_string()))?;
+    let value: serde_json::Value =
+        serde_saphyr::from_str(text).map_err(|error| ManifestError::Decode(error.to_string()))?;
     let mut pod: Pod = serde_json::from_value(value).map_err(|error| ManifestError::Decode(error.to_string()))?;
     let name = pod.metadata.name.clone().filter(|name| !name.is_empty()).ok_or(ManifestError::NoName)?;
     let hash = digest(text, path, node_name);

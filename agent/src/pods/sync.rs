@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use skiff_client::EventType;
 
 use super::{
-    actions::{ActionInput, Actions, KillReason, compute_pod_actions},
+    actions::{ActionInput, Actions, KillReason, Start, compute_pod_actions},
     admission::{self, NodeState},
     spec,
     worker::{PodWorker, Round},
@@ -86,7 +86,10 @@ impl PodWorker {
             until(deadline),
             context.puller.next_try(pod),
         ];
-        let next = next.into_iter().flatten().min().map(|wait| wait + Duration::from_millis(5));
+        let mut next = next.into_iter().flatten().min().map(|wait| wait + Duration::from_millis(5));
+        if !actions.kill.is_empty() {
+            next = Some(Duration::ZERO);
+        }
         if outcome.is_err() { Round::Retry(next) } else { Round::Wait(next) }
     }
 
@@ -95,8 +98,13 @@ impl PodWorker {
         let context = Arc::clone(&self.context);
         if !self.admitted && observed.sandboxes.is_empty() {
             let node = context.node.read().clone();
-            let others: Vec<Arc<Pod>> =
-                context.admitted.lock().iter().filter(|(uid, _)| **uid != self.uid).map(|(_, pod)| Arc::clone(pod)).collect();
+            let others: Vec<Arc<Pod>> = context
+                .admitted
+                .lock()
+                .iter()
+                .filter(|(uid, _)| **uid != self.uid)
+                .map(|(_, pod)| Arc::clone(pod))
+                .collect();
             let state = NodeState {
                 name: &context.config.node_name,
                 labels: &node.labels,
@@ -183,7 +191,8 @@ impl PodWorker {
                 waiting.name,
                 spec::full_name(pod)
             );
-            let shown = format!("Back-off restarting failed container {} in pod {}", waiting.name, spec::full_name(pod));
+            let shown =
+                format!("Back-off restarting failed container {} in pod {}", waiting.name, spec::full_name(pod));
             let reason = WaitReason { reason: "CrashLoopBackOff".to_owned(), message };
             if self.waiting.insert(waiting.name.clone(), reason.clone()) != Some(reason) {
                 let event = events::container(pod, &waiting.name, EventType::Warning, "BackOff", shown);
@@ -211,7 +220,9 @@ impl PodWorker {
         self.write_hosts(pod, &observed);
         // Addresses of the pod are known now, for files of the downward API as well.
         let mut failed = false;
-        for start in &actions.start {
+        // A container that was just stopped starts in the next round, where its end counts for the back-off.
+        let stopped = |start: &&Start| actions.kill.iter().any(|kill| kill.name == start.name);
+        for start in actions.start.iter().filter(|start| !stopped(start)) {
             failed |= self.start_container(pod, &observed, start, &sandbox_id, &config, volumes).await.is_err();
         }
         if failed { Err(()) } else { Ok(()) }
@@ -288,7 +299,9 @@ impl PodWorker {
                         removed.push(old.id.clone());
                         remove_log(&old.log_path);
                     }
-                    Err(error) => tracing::warn!(component = "pod", container = old.id, %error, "remove dead container"),
+                    Err(error) => {
+                        tracing::warn!(component = "pod", container = old.id, %error, "remove dead container")
+                    }
                 }
             }
         }

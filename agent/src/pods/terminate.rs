@@ -23,7 +23,8 @@ impl PodWorker {
             self.ended = true;
             self.read_messages(&observed);
             let status = self.status(pod, &observed);
-            if !gone && let Err(error) = self.context.status.write_now(pod, &status).await
+            if !gone
+                && let Err(error) = self.context.status.write_now(pod, &status).await
                 && !error.is_not_found()
                 && !error.is_conflict()
             {
@@ -72,7 +73,8 @@ impl PodWorker {
                 self.publish(pod, &observed);
             }
             let shorter = async {
-                let less = |wish: &Wish| spec::grace_period_seconds(wish.pod()) < grace && spec::is_deleting(wish.pod());
+                let less =
+                    |wish: &Wish| spec::grace_period_seconds(wish.pod()) < grace && spec::is_deleting(wish.pod());
                 let found = mailbox.wait_for(less).await.map(|wish| spec::grace_period_seconds(wish.pod())).ok();
                 match found {
                     Some(seconds) => seconds,
@@ -133,10 +135,8 @@ impl PodWorker {
     /// Nothing of the pod is left here, so the object may go. Only exactly this object.
     async fn delete_object(&self, pod: &Pod) -> Round {
         let pods = GroupVersionResource::of::<Pod>();
-        let options = DeleteOptions {
-            grace_period_seconds: Some(0),
-            ..DeleteOptions::with_uid(&Uid(self.uid.clone()))
-        };
+        let options =
+            DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::with_uid(&Uid(self.uid.clone())) };
         let (namespace, name) = (spec::namespace(pod), spec::name(pod));
         match self.context.config.client.delete(&pods, Some(namespace), name, &options).await {
             Ok(()) => Round::Wait(None),

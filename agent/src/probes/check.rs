@@ -95,10 +95,8 @@ async fn grpc(ip: IpAddr, port: u16, service: String) -> Result<(), String> {
         IpAddr::V6(ip) => format!("http://[{ip}]:{port}"),
     };
     let endpoint = tonic::transport::Endpoint::from_shared(uri).map_err(|error| error.to_string())?;
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| format!("failed to connect service \"{ip}:{port}\": {error}"))?;
+    let channel =
+        endpoint.connect().await.map_err(|error| format!("failed to connect service \"{ip}:{port}\": {error}"))?;
     let mut client = health::health_client::HealthClient::new(channel);
     let answer = client.check(health::HealthCheckRequest { service }).await;
     let answer = answer.map_err(|status| format!("health rpc failed: {}", status.message()))?.into_inner();
@@ -115,7 +113,8 @@ mod tests {
     #[test]
     fn ports_are_found_by_number_and_name() {
         let container: Container =
-            serde_json::from_value(serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 80}]})).unwrap();
+            serde_json::from_value(serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 80}]}))
+                .unwrap();
         assert_eq!(resolve_port(&IntOrString::Int(8080), &container), Ok(8080));
         assert_eq!(resolve_port(&IntOrString::String("web".into()), &container), Ok(80));
         assert_eq!(resolve_port(&IntOrString::String("9".into()), &container), Ok(9));

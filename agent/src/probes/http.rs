@@ -53,9 +53,9 @@ pub async fn http_get(check: &HttpCheck, timeout: Duration) -> Result<(StatusCod
     let url = format!("{}://{}:{}{}", if check.https { "https" } else { "http" }, check.host, check.port, check.path);
     match tokio::time::timeout(timeout, follow(check.clone())).await {
         Ok(result) => result.map_err(|error| format!("Get \"{url}\": {error}")),
-        Err(_) => Err(format!(
-            "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
-        )),
+        Err(_) => {
+            Err(format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
+        }
     }
 }
 
@@ -98,7 +98,8 @@ where
     let request = request(check)?;
     let answer = async {
         let mut response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let location =
+            response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         while let Some(frame) = response.body_mut().frame().await {
             let Ok(frame) = frame else { break };
@@ -182,7 +183,12 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -191,7 +197,12 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -237,7 +248,8 @@ mod tests {
         .await;
         let (status, body) = http_get(&check(port), Duration::from_secs(5)).await.unwrap();
         assert_eq!((status.as_u16(), body.as_str()), (500, "bad"));
-        let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: http://example.com/\r\ncontent-length: 0\r\n\r\n"]).await;
+        let port =
+            serve(vec!["HTTP/1.1 302 Found\r\nlocation: http://example.com/\r\ncontent-length: 0\r\n\r\n"]).await;
         assert_eq!(http_get(&check(port), Duration::from_secs(5)).await.unwrap().0.as_u16(), 302);
     }
 

@@ -5,11 +5,7 @@
 //! wait until the startup probe has succeeded; a failed liveness or startup
 //! probe stays failed until the container is replaced.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
@@ -85,7 +81,7 @@ impl Prober {
         });
         let present: Vec<&String> = observed.containers.iter().map(|container| &container.id).collect();
         let running_ids: Vec<String> = state.running.keys().cloned().collect();
-        state.results.retain(|id, _| present.contains(&id) || running_ids.contains(id) );
+        state.results.retain(|id, _| present.contains(&id) || running_ids.contains(id));
         for observed_container in live {
             let Some((kind, container)) = spec::find_container(pod, &observed_container.name) else { continue };
             let probes = [
@@ -131,7 +127,11 @@ impl Prober {
     /// The pod is stopping: nothing may restart its containers any more.
     pub fn stop_liveness(&self, pod_uid: &str) {
         let state = self.0.state.lock();
-        state.running.values().filter(|running| running.pod_uid == pod_uid).for_each(|running| running.stopping.cancel());
+        state
+            .running
+            .values()
+            .filter(|running| running.pod_uid == pod_uid)
+            .for_each(|running| running.stopping.cancel());
     }
 
     /// Ends all probes of a pod.
@@ -268,7 +268,9 @@ struct Counter {
 
 impl Counter {
     fn new(probe: &Probe) -> Counter {
-        let threshold = |value: Option<i32>, default| value.and_then(|value| u32::try_from(value).ok()).filter(|v| *v > 0).unwrap_or(default);
+        let threshold = |value: Option<i32>, default| {
+            value.and_then(|value| u32::try_from(value).ok()).filter(|v| *v > 0).unwrap_or(default)
+        };
         Counter {
             success_threshold: threshold(probe.success_threshold, 1),
             failure_threshold: threshold(probe.failure_threshold, 3),
@@ -312,7 +314,8 @@ mod tests {
             startup_probe: Some(Probe::default()),
             ..Container::default()
         };
-        let observed = |id: &str| ObservedContainer::from(crate::cri::v1::ContainerStatus { id: id.into(), ..Default::default() });
+        let observed =
+            |id: &str| ObservedContainer::from(crate::cri::v1::ContainerStatus { id: id.into(), ..Default::default() });
         assert_eq!(initial(&pod, &container, &observed("same")).readiness, Some(true));
         assert_eq!(initial(&pod, &container, &observed("same")).startup, Some(true));
         assert_eq!(initial(&pod, &container, &observed("other")).readiness, Some(false));

@@ -78,18 +78,15 @@ fn condition(input: &StatusInput<'_>, name: &str, verdict: Verdict) -> PodCondit
     }
 }
 
-fn initialized(
-    input: &StatusInput<'_>,
-    phase: &str,
-    init: &[ContainerStatus],
-    regular: &[ContainerStatus],
-) -> Verdict {
+fn initialized(input: &StatusInput<'_>, phase: &str, init: &[ContainerStatus], regular: &[ContainerStatus]) -> Verdict {
     let incomplete: Vec<&str> = spec::init_containers(input.pod)
         .iter()
         .zip(init)
-        .filter(|(container, status)| {
-            if spec::is_restartable_init(container) { status.started != Some(true) } else { !status.ready }
-        })
+        .filter(
+            |(container, status)| {
+                if spec::is_restartable_init(container) { status.started != Some(true) } else { !status.ready }
+            },
+        )
         .map(|(container, _)| container.name.as_str())
         .collect();
     if incomplete.is_empty() {

@@ -80,7 +80,7 @@ pub fn generate_pod_status(input: &StatusInput<'_>) -> PodStatus {
 
     let mut phase = if input.verdict.is_some() { "Failed".to_owned() } else { phase(input, &init, &regular) };
     // An ended pod never comes back, and one with running containers has not ended.
-    let running = init.iter().chain(&regular).any(|status| is_running(status));
+    let running = init.iter().chain(&regular).any(is_running);
     if input.was_terminal() {
         phase = if spec::is_terminal(pod) { spec::phase(pod) } else { input.old_phase() }.to_owned();
     } else if running && matches!(phase.as_str(), "Failed" | "Succeeded") {
@@ -96,10 +96,7 @@ pub fn generate_pod_status(input: &StatusInput<'_>) -> PodStatus {
     PodStatus {
         phase: Some(phase),
         reason: input.verdict.map(|verdict| verdict.reason.clone()).or(old.reason.filter(|_| input.was_terminal())),
-        message: input
-            .verdict
-            .map(|verdict| verdict.message.clone())
-            .or(old.message.filter(|_| input.was_terminal())),
+        message: input.verdict.map(|verdict| verdict.message.clone()).or(old.message.filter(|_| input.was_terminal())),
         start_time: old.start_time.or(Some(Time(input.first_seen))),
         host_ip: host_ips.first().cloned(),
         host_ips: Some(host_ips.into_iter().map(|ip| HostIP { ip }).collect()),

@@ -177,7 +177,8 @@ fn init_containers_hold_the_pod_pending() {
 
 #[test]
 fn a_failed_init_container_fails_a_pod_that_never_restarts() {
-    let spec = |policy| json!({"restartPolicy": policy, "containers": [{"name": "c"}], "initContainers": [{"name": "i"}]});
+    let spec =
+        |policy| json!({"restartPolicy": policy, "containers": [{"name": "c"}], "initContainers": [{"name": "i"}]});
     let failed = || vec![container("i", Exited, 1)];
     assert_eq!(World::new(spec("Never"), failed()).status().phase.as_deref(), Some("Failed"));
     assert_eq!(World::new(spec("Always"), failed()).status().phase.as_deref(), Some("Pending"));

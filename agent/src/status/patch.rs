@@ -13,7 +13,8 @@ pub(super) fn patch(pod: &Pod, status: &PodStatus) -> Option<Value> {
     let old = pod.status.as_ref();
     let mut new = serde_json::to_value(status).ok()?;
     let old_value = serde_json::to_value(old).ok()?;
-    if is_covered(&new, &old_value) && CLEARED.iter().all(|name| new.get(name).is_some() || old_value.get(name).is_none())
+    if is_covered(&new, &old_value)
+        && CLEARED.iter().all(|name| new.get(name).is_some() || old_value.get(name).is_none())
     {
         return None;
     }
@@ -43,6 +44,10 @@ pub(super) fn patch(pod: &Pod, status: &PodStatus) -> Option<Value> {
             entries.extend(gone);
             new[list] = Value::Array(entries);
         }
+    }
+    if spec::is_static(pod) {
+        // The mirror object has a uid of its own.
+        return Some(json!({"status": new}));
     }
     Some(json!({"metadata": {"uid": spec::uid(pod)}, "status": new}))
 }

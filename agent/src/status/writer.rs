@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use skiff_api::{GroupVersionResource, Revision};
 use skiff_client::{Client, Patch};
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::patch::patch;
 use crate::{limits, pods::spec};
@@ -40,6 +40,7 @@ struct Shared {
     state: Mutex<State>,
     slots: Semaphore,
     tasks: TaskTracker,
+    token: CancellationToken,
 }
 
 /// Takes statuses and writes them; cheap to clone.
@@ -47,13 +48,14 @@ struct Shared {
 pub struct StatusWriter(Arc<Shared>);
 
 impl StatusWriter {
-    /// Tasks run on `tasks`, which the owner closes and awaits at stop.
-    pub fn new(client: Client, tasks: TaskTracker) -> StatusWriter {
+    /// Tasks run on `tasks`, which the owner closes and awaits at stop, and end when `token` is cancelled.
+    pub fn new(client: Client, tasks: TaskTracker, token: CancellationToken) -> StatusWriter {
         StatusWriter(Arc::new(Shared {
             client,
             state: Mutex::default(),
             slots: Semaphore::new(limits::STATUS_WRITES_MAX),
             tasks,
+            token,
         }))
     }
 
@@ -64,7 +66,8 @@ impl StatusWriter {
         let latest = Arc::new(status.clone());
         let idle = !state.active.contains_key(&uid);
         // What we wrote is newer than the object this status was generated from.
-        let ours = |(written, revision): &(Arc<PodStatus>, Revision)| same(written, &latest) && *revision > revision_of(pod);
+        let ours =
+            |(written, revision): &(Arc<PodStatus>, Revision)| same(written, &latest) && *revision > revision_of(pod);
         if idle && (state.written.get(&uid).is_some_and(ours) || patch(pod, &status).is_none()) {
             state.latest.insert(uid, latest);
             return;
@@ -72,8 +75,13 @@ impl StatusWriter {
         state.latest.insert(uid.clone(), Arc::clone(&latest));
         state.pending.insert(uid.clone(), Pending { pod: Arc::clone(pod), status });
         if state.active.insert(uid.clone(), latest).is_none() {
-            let shared = Arc::downgrade(&self.0);
-            self.0.tasks.spawn(run(shared, uid));
+            let (shared, token) = (Arc::downgrade(&self.0), self.0.token.clone());
+            self.0.tasks.spawn(async move {
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    () = run(shared, uid) => {}
+                }
+            });
         }
     }
 
@@ -141,11 +149,8 @@ async fn run(shared: Weak<Shared>, uid: String) {
                 tracing::warn!(component = "status", pod = spec::full_name(&next.pod), %error, "write pod status");
                 shared.state.lock().pending.entry(uid.clone()).or_insert(next);
                 drop(shared);
-                let wait = skiff_client::work_queue::backoff(
-                    limits::SYNC_BACKOFF_FIRST,
-                    limits::SYNC_BACKOFF_MAX,
-                    failures,
-                );
+                let wait =
+                    skiff_client::work_queue::backoff(limits::SYNC_BACKOFF_FIRST, limits::SYNC_BACKOFF_MAX, failures);
                 failures = (failures + 1).min(16);
                 tokio::time::sleep(wait).await;
             }

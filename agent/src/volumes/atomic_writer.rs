@@ -104,7 +104,8 @@ fn is_same(current: &Path, payload: &Payload) -> io::Result<bool> {
     for (path, file) in payload {
         let target = current.join(path);
         let metadata = fs::metadata(&target)?;
-        let owner = file.uid.is_none_or(|uid| uid == metadata.uid()) && file.gid.is_none_or(|gid| gid == metadata.gid());
+        let owner =
+            file.uid.is_none_or(|uid| uid == metadata.uid()) && file.gid.is_none_or(|gid| gid == metadata.gid());
         if metadata.mode() & 0o7777 != file.mode || !owner || fs::read(&target)? != file.data {
             return Ok(false);
         }
@@ -134,7 +135,10 @@ fn list_files(root: &Path, directory: &Path, found: &mut BTreeSet<PathBuf>) -> i
 
 /// First components of all paths: what is visible in the volume.
 fn visible(payload: &Payload) -> BTreeSet<PathBuf> {
-    payload.keys().filter_map(|path| normal(path).components().next().map(|part| PathBuf::from(part.as_os_str()))).collect()
+    payload
+        .keys()
+        .filter_map(|path| normal(path).components().next().map(|part| PathBuf::from(part.as_os_str())))
+        .collect()
 }
 
 fn links_complete(directory: &Path, payload: &Payload) -> bool {

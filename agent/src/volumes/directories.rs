@@ -15,7 +15,7 @@ use crate::quantity;
 /// Makes an empty directory, in memory if asked; one that exists is kept.
 pub fn empty_dir(directory: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> Result<(), String> {
     let fail = |error: io::Error| format!("prepare {}: {error}", directory.display());
-    let fresh = !directory.exists();
+    let mut fresh = !directory.exists();
     fs::create_dir_all(directory).map_err(fail)?;
     match source.medium.as_deref().unwrap_or_default() {
         "" => {}
@@ -24,6 +24,7 @@ pub fn empty_dir(directory: &Path, source: &EmptyDirVolumeSource, group: Option<
                 let size = source.size_limit.as_ref().and_then(quantity::value).filter(|bytes| *bytes > 0);
                 let options = size.map(|bytes| format!("size={bytes}")).unwrap_or_default();
                 mount::mount_tmpfs(directory, &options).map_err(fail)?;
+                fresh = true;
             }
         }
         other => return Err(format!("storage medium \"{other}\" is not supported on this node")),

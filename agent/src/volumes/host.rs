@@ -128,7 +128,9 @@ impl VolumeHost {
         };
         let directory = self.volume_dir(pod, kind, &volume.name);
         directories::payload_directory(&directory, matches!(kind, "secret" | "projected"))?;
-        atomic_writer::publish(&directory, &collected.files).map_err(|error| format!("write files: {error}"))?;
+        atomic_writer::publish(&directory, &collected.files)
+            .and_then(|_| nested::make(&directory, &nested::mount_points(pod, &volume.name)))
+            .map_err(|error| format!("write files: {error}"))?;
         *refresh_at = match (*refresh_at, collected.refresh_at) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -180,10 +182,9 @@ impl VolumeHost {
         let mut mounts = Vec::new();
         for (index, volume_mount) in container.volume_mounts.iter().flatten().enumerate() {
             let name = &volume_mount.name;
-            let volume = volumes
-                .mounted
-                .get(name)
-                .ok_or_else(|| ConfigError(format!("cannot find volume \"{name}\" to mount into container \"{}\"", container.name)))?;
+            let volume = volumes.mounted.get(name).ok_or_else(|| {
+                ConfigError(format!("cannot find volume \"{name}\" to mount into container \"{}\"", container.name))
+            })?;
             let lookup = |key: &str| env.iter().find(|(have, _)| have == key).map(|(_, value)| value.clone());
             let sub_path = match volume_mount.sub_path_expr.as_deref().filter(|text| !text.is_empty()) {
                 Some(expression) => expand_strict(expression, &lookup).map_err(|missing| {

@@ -4,12 +4,13 @@
 mod atomic_writer;
 mod directories;
 mod host;
+mod nested;
 mod ownership;
 mod payload;
 mod subpath;
 mod token;
 
-pub use host::{MountedVolume, VolumeHost, Volumes, VolumeSource};
+pub use host::{MountedVolume, VolumeHost, VolumeSource, Volumes};
 pub use payload::references;
 
 /// A volume that is not ready; the text goes to the user.

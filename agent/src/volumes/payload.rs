@@ -231,7 +231,11 @@ impl Collector<'_> {
                         let file = self.file(default)(b"", None);
                         collected.files.insert(part.path.clone(), file);
                     }
-                    None => return Err("combination of signerName and labelSelector matched zero ClusterTrustBundles".to_owned()),
+                    None => {
+                        return Err(
+                            "combination of signerName and labelSelector matched zero ClusterTrustBundles".to_owned()
+                        );
+                    }
                 }
             }
             if part.pod_certificate.is_some() {
@@ -275,7 +279,8 @@ mod tests {
             uid: None,
             gid: None,
         };
-        let item = |key: &str, mode| KeyToPath { key: key.into(), path: format!("p/{key}"), mode, ..KeyToPath::default() };
+        let item =
+            |key: &str, mode| KeyToPath { key: key.into(), path: format!("p/{key}"), mode, ..KeyToPath::default() };
         assert_eq!(select("x", &data, None, false, file).unwrap().len(), 2);
         let some = select("x", &data, Some(&vec![item("a", Some(0o400))]), false, file).unwrap();
         assert_eq!(some["p/a"].mode, 0o400);

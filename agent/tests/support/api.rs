@@ -95,11 +95,11 @@ impl FakeApi {
         Some(object)
     }
 
-    fn answer(&self, request: &Request<Bytes>) -> Result<Response<Body>, Status> {
+    fn answer(&self, request: &Request<Bytes>) -> Result<Response<Body>, Box<Status>> {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
         let body: Value = serde_json::from_slice(request.body()).unwrap_or(Value::Null);
-        let missing = || Status::not_found("", "objects", &path);
+        let missing = || Box::new(Status::not_found("", "objects", &path));
         match *request.method() {
             Method::GET if query.contains("watch=true") => Ok(self.watch(&path, &query)),
             Method::GET if is_collection(&path) => Ok(reply(&self.list(&path, &query))),
@@ -112,7 +112,7 @@ impl FakeApi {
                 let name = body["metadata"]["name"].as_str().map(str::to_owned);
                 let name = name.unwrap_or_else(|| skiff_api::Uid::random().0);
                 if self.get(&format!("{path}/{name}")).is_some() {
-                    return Err(Status::already_exists("", "objects", &name));
+                    return Err(Box::new(Status::already_exists("", "objects", &name)));
                 }
                 let mut body = body;
                 body["metadata"]["name"] = name.into();
@@ -128,7 +128,7 @@ impl FakeApi {
                 if let Some(uid) = body["metadata"]["uid"].as_str()
                     && object["metadata"]["uid"] != uid
                 {
-                    return Err(Status::conflict("", "objects", path, "uid"));
+                    return Err(Box::new(Status::conflict("", "objects", path, "uid")));
                 }
                 merge(&mut object, &body);
                 Ok(reply(&self.store(path, object, "MODIFIED")))
@@ -137,12 +137,12 @@ impl FakeApi {
                 let object = self.get(&path).ok_or_else(missing)?;
                 let wanted = body["preconditions"]["uid"].as_str();
                 if wanted.is_some_and(|uid| object["metadata"]["uid"] != uid) {
-                    return Err(Status::conflict("", "objects", &path, "uid"));
+                    return Err(Box::new(Status::conflict("", "objects", &path, "uid")));
                 }
                 self.remove(&path);
                 Ok(reply(&json!({"kind": "Status", "status": "Success"})))
             }
-            _ => Err(Status::no_route()),
+            _ => Err(Box::new(Status::no_route())),
         }
     }
 
@@ -268,7 +268,7 @@ impl Transport for FakeApi {
         match self.answer(&request) {
             Ok(response) => Ok(response),
             Err(status) => {
-                let mut response = reply(&serde_json::to_value(&status).unwrap());
+                let mut response = reply(&serde_json::to_value(&*status).unwrap());
                 *response.status_mut() = http::StatusCode::from_u16(status.code).unwrap();
                 Ok(response)
             }

@@ -27,7 +27,10 @@ pub fn write_busybox(path: &Path, names: &[&str]) -> bool {
         layer.append_data(&mut header, directory, &[][..]).unwrap();
     }
     entry(&mut layer, "bin/busybox", &busybox, 0o755);
-    for applet in ["sh", "sleep", "cat", "echo", "ls", "id", "touch", "env", "nc", "httpd", "true", "false", "stat", "kill", "mount", "hostname", "readlink", "test"] {
+    for applet in [
+        "sh", "sleep", "cat", "echo", "ls", "id", "touch", "env", "nc", "httpd", "true", "false", "stat", "kill",
+        "mount", "hostname", "readlink", "test",
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
