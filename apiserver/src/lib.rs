@@ -6,6 +6,9 @@
 //! write ends in [`registry::store`]; every read comes from the watch caches,
 //! which the components of this process share as a `skiff_client::Snapshot`.
 
+// A failure is a `Status`, which is the answer itself: it is made once and sent.
+#![allow(clippy::result_large_err)]
+
 pub mod admission;
 pub mod authn;
 pub mod authz;
@@ -13,6 +16,7 @@ pub mod body;
 pub mod bootstrap;
 pub mod caches;
 mod conversion;
+pub mod crd;
 mod discovery;
 mod flow;
 pub mod health;

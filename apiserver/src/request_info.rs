@@ -78,26 +78,19 @@ impl RequestInfo {
     }
 
     fn settle_verb(&mut self, query: &str) {
-        if self.name.is_empty() {
-            match self.verb.as_str() {
-                "get" => {
-                    let watching = is_watch(query);
-                    self.verb = if watching { "watch" } else { "list" }.to_owned();
-                    // A list of one name is checked like a request for that object.
-                    if let Some(name) = single_name(query) {
-                        self.name = name;
-                    }
-                }
-                "delete" => self.verb = "deletecollection".to_owned(),
-                "watch" => {
-                    if let Some(name) = single_name(query) {
-                        self.name = name;
-                    }
-                }
-                _ => {}
+        // The watch of one object keeps `get` as its verb, as upstream has it.
+        if !self.name.is_empty() {
+            return;
+        }
+        match self.verb.as_str() {
+            "get" => {
+                self.verb = if is_watch(query) { "watch" } else { "list" }.to_owned();
+                // A list of one name is authorized like a request for that object.
+                self.name = single_name(query).unwrap_or_default();
             }
-        } else if self.verb == "get" && self.subresource.is_empty() && is_watch(query) {
-            // Upstream keeps `get` here; the watch of one object goes through a list.
+            "watch" => self.name = single_name(query).unwrap_or_default(),
+            "delete" => self.verb = "deletecollection".to_owned(),
+            _ => {}
         }
     }
 

@@ -20,6 +20,7 @@ use crate::{
     authz::{self, Attributes, Authorizer, Masters, node::NodeAuthorizer, rbac::Rbac},
     body::{self, Body},
     caches::Caches,
+    crd::CustomResources,
     discovery::Discovery,
     flow::Flow,
     health::{self, CachesLoaded, HealthCheck, Ping, StoreAnswers},
@@ -83,6 +84,7 @@ pub enum ConfigError {
 struct Inner {
     store: Arc<Store>,
     caches: Arc<Caches>,
+    custom: CustomResources,
     resources: Arc<ResourceRegistry>,
     authentication: Authentication,
     authorizer: Arc<dyn Authorizer>,
@@ -157,6 +159,7 @@ impl ApiServer {
         Ok(ApiServer(Arc::new(Inner {
             discovery: Discovery::new(Arc::clone(&resources), config.server_address.clone()),
             openapi: OpenApi::new(Arc::clone(&resources), &config.version.git_version),
+            custom: CustomResources::new(Arc::clone(&store)),
             store,
             caches,
             resources,
@@ -172,19 +175,22 @@ impl ApiServer {
         })))
     }
 
-    /// Feeds the watch caches and compacts the store until the server's token
-    /// is cancelled, then waits for proxied streams to end.
+    /// Feeds the watch caches, compacts the store and follows custom resource
+    /// definitions until the server's token is cancelled, then waits for proxied
+    /// streams to end.
     pub async fn run(&self) {
         let stop = self.0.stop.clone();
-        tokio::join!(Arc::clone(&self.0.caches).run(stop.clone()), self.0.caches.compact(stop));
+        let caches = &self.0.caches;
+        tokio::join!(Arc::clone(caches).run(stop.clone()), caches.compact(stop.clone()), self.0.custom.run(stop));
         if let Some(proxy) = &self.0.proxy {
             proxy.stopped().await;
         }
     }
 
-    /// Waits until the watch caches are loaded.
+    /// Waits until the watch caches are loaded and custom resources are served.
     pub async fn ready(&self) {
         self.0.caches.ready().await;
+        self.0.custom.ready().await;
     }
 
     /// The stores of all resources, shared with every component of this process.

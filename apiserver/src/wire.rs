@@ -148,5 +148,5 @@ pub fn settle(root: &Root, value: &mut Value) {
 
 /// Protobuf of a built-in object or list.
 pub fn protobuf(value: &Value) -> Result<Bytes, Status> {
-    codec::protobuf::encode_object(value).map(Bytes::from).map_err(|error| Status::internal(error))
+    codec::protobuf::encode_object(value).map(Bytes::from).map_err(Status::internal)
 }

@@ -115,6 +115,11 @@ fn others(r: &mut Registry) {
     r.strategy(FLOW_CONTROL, "flowschemas", flowcontrol::FlowSchemaStrategy);
     r.strategy(FLOW_CONTROL, "prioritylevelconfigurations", flowcontrol::PriorityLevelStrategy);
 
+    r.strategy(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        super::apiextensions::CustomResourceDefinitionStrategy,
+    );
     const ADMISSION: &str = "admissionregistration.k8s.io";
     r.strategy(ADMISSION, "mutatingwebhookconfigurations", WebhookConfigurationStrategy { mutating: true });
     r.strategy(ADMISSION, "validatingwebhookconfigurations", WebhookConfigurationStrategy { mutating: false });

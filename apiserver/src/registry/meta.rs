@@ -93,10 +93,10 @@ pub fn carry_over(old: &Value, new: &mut Value) {
         None => metadata.remove("generation"),
     };
     // The prefix has done its work on create; it may be repeated but not changed.
-    if metadata.get("generateName").is_none_or(Value::is_null) {
-        if let Some(prefix) = old["metadata"].get("generateName") {
-            metadata.insert("generateName".to_owned(), prefix.clone());
-        }
+    if metadata.get("generateName").is_none_or(Value::is_null)
+        && let Some(prefix) = old["metadata"].get("generateName")
+    {
+        metadata.insert("generateName".to_owned(), prefix.clone());
     }
 }
 
@@ -109,7 +109,8 @@ pub fn set_generation(object: &mut Value, generation: i64) {
 /// all but `status` (and labels and annotations of built-ins) for `status`.
 pub fn isolate(row: &Resource, op: Operation<'_>, new: &mut Value) {
     match op {
-        Operation::Create if row.status_isolated => {
+        // A node brings its status along when it registers.
+        Operation::Create if row.status_isolated && !(row.group.is_empty() && row.plural == "nodes") => {
             if let Some(fields) = new.as_object_mut() {
                 fields.remove("status");
             }

@@ -2,6 +2,7 @@
 //! and views, and the generic store every write ends in.
 
 pub mod admissionregistration;
+pub mod apiextensions;
 pub mod apps;
 pub mod authentication;
 pub mod authorization;
@@ -31,6 +32,7 @@ pub mod write;
 
 use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::RwLock;
 use skiff_api::GroupResource;
 use skiff_client::Snapshot;
 
@@ -64,6 +66,14 @@ pub struct Registry {
     strategies: HashMap<GroupResource, Arc<dyn Strategy>>,
     endpoints: HashMap<(GroupResource, String), Arc<dyn Endpoint>>,
     views: HashMap<(GroupResource, String), Arc<dyn View>>,
+    /// Custom resources, which come and go.
+    custom: RwLock<HashMap<GroupResource, Custom>>,
+}
+
+/// The behaviour of one custom resource.
+struct Custom {
+    strategy: Arc<dyn Strategy>,
+    scale: Option<Arc<dyn View>>,
 }
 
 impl Registry {
@@ -88,8 +98,22 @@ impl Registry {
         self.views.insert((GroupResource::new(group, resource), subresource.to_owned()), Arc::new(view));
     }
 
+    /// Registers (or replaces) the behaviour of a custom resource.
+    pub fn serve_custom(&self, resource: &GroupResource, strategy: Arc<dyn Strategy>, scale: Option<Arc<dyn View>>) {
+        self.custom.write().insert(resource.clone(), Custom { strategy, scale });
+    }
+
+    /// Forgets a custom resource.
+    pub fn forget_custom(&self, resource: &GroupResource) {
+        self.custom.write().remove(resource);
+    }
+
     pub fn strategy_of(&self, resource: &GroupResource) -> Arc<dyn Strategy> {
-        self.strategies.get(resource).cloned().unwrap_or_else(|| Arc::new(DefaultStrategy))
+        if let Some(strategy) = self.strategies.get(resource) {
+            return Arc::clone(strategy);
+        }
+        let custom = self.custom.read().get(resource).map(|custom| Arc::clone(&custom.strategy));
+        custom.unwrap_or_else(|| Arc::new(DefaultStrategy))
     }
 
     pub fn endpoint_of(&self, resource: &GroupResource, subresource: &str) -> Option<Arc<dyn Endpoint>> {
@@ -97,6 +121,10 @@ impl Registry {
     }
 
     pub fn view_of(&self, resource: &GroupResource, subresource: &str) -> Option<Arc<dyn View>> {
-        self.views.get(&(resource.clone(), subresource.to_owned())).cloned()
+        if let Some(view) = self.views.get(&(resource.clone(), subresource.to_owned())) {
+            return Some(Arc::clone(view));
+        }
+        let custom = self.custom.read();
+        custom.get(resource).filter(|_| subresource == "scale").and_then(|custom| custom.scale.clone())
     }
 }

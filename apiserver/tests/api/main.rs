@@ -8,3 +8,4 @@ mod lists;
 mod patches;
 mod watches;
 mod writes;
+mod custom_resources;

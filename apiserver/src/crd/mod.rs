@@ -1,0 +1,246 @@
+//! Custom resources: definitions become rows, stores and strategies while the
+//! server runs.
+//!
+//! One task follows the definitions. A definition whose names are free gets
+//! its watch cache first, then its rows (nobody can see a resource that has no
+//! cache), then the condition `Established`. A definition being deleted loses
+//! its objects first, then its finalizer, then its rows.
+
+mod conditions;
+mod row;
+pub(crate) mod schema_validation;
+mod strategy;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use serde_json::Value;
+use skiff_api::{GroupResource, Object, Resource, Status};
+use skiff_client::StoreEvent;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    authn::UserInfo,
+    options::{DeleteOptions, WriteOptions},
+    registry::{
+        meta,
+        store::{Store, WriteRequest},
+        write::Edited,
+    },
+    warnings::Warnings,
+};
+
+pub(crate) use strategy::{CustomScale, CustomStrategy};
+
+/// Keeps a definition until its objects are gone.
+pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// Pause before a definition that could not be handled is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+/// Objects of a dying definition deleted at the same time.
+const CLEANUP_CONCURRENCY: usize = 8;
+
+const DEFINITIONS: GroupResource = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
+
+/// Follows the definitions.
+pub(crate) struct CustomResources {
+    store: Arc<Store>,
+    user: UserInfo,
+    /// All definitions known at start are served.
+    ready: watch::Sender<bool>,
+}
+
+impl CustomResources {
+    pub fn new(store: Arc<Store>) -> CustomResources {
+        CustomResources {
+            store,
+            user: UserInfo::new("system:apiserver", &["system:masters"]),
+            ready: watch::Sender::new(false),
+        }
+    }
+
+    /// Waits until the definitions known at start are served.
+    pub async fn ready(&self) {
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Works until the token is cancelled.
+    pub async fn run(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = self.follow() => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn follow(&self) {
+        let Some(definitions) = self.store.snapshot().store(&DEFINITIONS) else { return };
+        let mut changes = definitions.subscribe();
+        definitions.wait_synced().await;
+        let mut served: HashMap<String, GroupResource> = HashMap::new();
+        let mut again = self.all(&definitions, &mut served).await;
+        self.ready.send_replace(true);
+        loop {
+            let event = tokio::select! {
+                event = changes.next() => event,
+                () = tokio::time::sleep(RETRY), if again => Some(StoreEvent::Resync),
+            };
+            again |= match event {
+                None => return,
+                Some(StoreEvent::Resync) => {
+                    again = false;
+                    self.all(&definitions, &mut served).await
+                }
+                Some(StoreEvent::Applied { new, .. }) => !self.one(&new, &mut served).await,
+                Some(StoreEvent::Deleted(last)) => {
+                    self.remove(&last.meta.name, &mut served);
+                    false
+                }
+            };
+        }
+    }
+
+    /// Handles every definition; true when some must be tried again.
+    async fn all(&self, definitions: &skiff_client::Store, served: &mut HashMap<String, GroupResource>) -> bool {
+        let present = definitions.list(None);
+        let gone: Vec<String> =
+            served.keys().filter(|name| !present.iter().any(|object| object.meta.name == **name)).cloned().collect();
+        for name in gone {
+            self.remove(&name, served);
+        }
+        let mut again = false;
+        for object in present {
+            again |= !self.one(&object, served).await;
+        }
+        again
+    }
+
+    /// Handles one definition; false when it must be tried again.
+    async fn one(&self, object: &Arc<Object>, served: &mut HashMap<String, GroupResource>) -> bool {
+        let result = match object.value() {
+            Ok(definition) if object.meta.is_deleting() => self.clean_up(&definition).await,
+            Ok(definition) => self.serve(&definition, served).await,
+            Err(error) => Err(Status::internal(error)),
+        };
+        if let Err(error) = &result {
+            tracing::warn!(component = "custom-resources", definition = object.meta.name, %error, "handle definition");
+        }
+        result.is_ok()
+    }
+
+    async fn serve(&self, definition: &Value, served: &mut HashMap<String, GroupResource>) -> Result<(), Status> {
+        let resource = row::storage(definition);
+        let conflict = self.conflict(definition, &resource);
+        if conflict.is_none() {
+            self.store.caches.add(resource.clone()).await?;
+            self.store.registry.serve_custom(
+                &resource,
+                Arc::new(CustomStrategy::new(definition)),
+                CustomScale::new(definition).map(|scale| Arc::new(scale) as _),
+            );
+            let rows: Vec<Arc<Resource>> = row::rows(definition).into_iter().map(Arc::new).collect();
+            self.store.resources.replace(&resource, rows);
+            served.insert(meta::text(definition, "name").to_owned(), resource);
+        }
+        let status = conditions::status(definition, conflict.as_deref(), jiff::Timestamp::now());
+        if status != definition["status"] {
+            self.write(definition, "status", &|object| object["status"] = status.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Why the names cannot be accepted: another resource of the group has them.
+    fn conflict(&self, definition: &Value, resource: &GroupResource) -> Option<String> {
+        let names = &definition["spec"]["names"];
+        let table = self.store.resources.table();
+        let kind = names["kind"].as_str().unwrap_or_default();
+        let other = table.rows().iter().find(|row| {
+            row.group == resource.group && row.group_resource() != *resource && row.kind == kind
+        })?;
+        Some(format!("\"{kind}\" is already in use by {}", other.group_resource()))
+    }
+
+    async fn clean_up(&self, definition: &Value) -> Result<(), Status> {
+        if !meta::finalizers(definition).contains(&CLEANUP_FINALIZER) {
+            return Ok(());
+        }
+        let resource = row::storage(definition);
+        if let Some(row) = self.store.resources.preferred(&resource)
+            && let Some(store) = self.store.snapshot().store(&resource)
+        {
+            let objects = store.list(None);
+            let row = &row;
+            let deletions: Vec<_> = objects.iter().map(|object| self.delete(row, object)).collect();
+            let results: Vec<_> = stream::iter(deletions).buffer_unordered(CLEANUP_CONCURRENCY).collect().await;
+            results.into_iter().collect::<Result<Vec<()>, Status>>()?;
+            self.store.caches.catch_up().await?;
+            if !store.is_empty() {
+                return Err(Status::service_unavailable("objects of this definition still have finalizers"));
+            }
+        }
+        self.write(definition, "", &|object| {
+            let kept: Vec<String> = meta::finalizers(object)
+                .into_iter()
+                .filter(|name| *name != CLEANUP_FINALIZER)
+                .map(str::to_owned)
+                .collect();
+            meta::set_finalizers(object, &kept);
+        })
+        .await
+    }
+
+    async fn delete(&self, row: &Arc<Resource>, object: &Object) -> Result<(), Status> {
+        let (options, warnings) = (WriteOptions::default(), Warnings::default());
+        let request = WriteRequest {
+            row,
+            subresource: "",
+            namespace: &object.meta.namespace,
+            name: &object.meta.name,
+            user: &self.user,
+            options: &options,
+            warnings: &warnings,
+        };
+        match self.store.delete(&request, &DeleteOptions::default()).await {
+            Err(status) if !status.is(skiff_api::Reason::NotFound) => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    fn remove(&self, name: &str, served: &mut HashMap<String, GroupResource>) {
+        if let Some(resource) = served.remove(name) {
+            self.store.resources.replace(&resource, Vec::new());
+            self.store.registry.forget_custom(&resource);
+            self.store.caches.remove(&resource);
+        }
+    }
+
+    /// Edits a definition under the server's own identity.
+    async fn write(
+        &self,
+        definition: &Value,
+        subresource: &str,
+        change: &(dyn Fn(&mut Value) + Send + Sync),
+    ) -> Result<(), Status> {
+        let row = self.store.resources.lookup(&DEFINITIONS.group, "v1", &DEFINITIONS.resource);
+        let row = row.ok_or_else(Status::no_route)?;
+        let options = WriteOptions { field_manager: "kube-apiserver".to_owned(), ..WriteOptions::default() };
+        let warnings = Warnings::default();
+        let request = WriteRequest {
+            row: &row,
+            subresource,
+            namespace: "",
+            name: meta::text(definition, "name"),
+            user: &self.user,
+            options: &options,
+            warnings: &warnings,
+        };
+        let edit = |old: Option<&Value>| {
+            let mut object = old.cloned().ok_or_else(Status::no_route)?;
+            change(&mut object);
+            Ok(Edited { object, applied: false })
+        };
+        match self.store.update(&request, &edit).await {
+            Err(status) if !status.is(skiff_api::Reason::NotFound) => Err(status),
+            _ => Ok(()),
+        }
+    }
+}

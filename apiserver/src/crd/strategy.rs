@@ -1,0 +1,130 @@
+//! The behaviour of custom resources: validation against the definition's
+//! schema, generations, and the `scale` view.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
+use skiff_api::{Cause, Status};
+
+use super::{row::pointer, schema_validation};
+use crate::registry::{Operation, RequestContext, Strategy, View};
+
+/// Validates by version; the storage version's schema is in charge of what is stored.
+pub struct CustomStrategy {
+    /// OpenAPI schema by `apiVersion`.
+    schemas: HashMap<String, Value>,
+    /// Whether a `status` subresource keeps status out of generations.
+    status: bool,
+}
+
+impl CustomStrategy {
+    pub fn new(definition: &Value) -> CustomStrategy {
+        let group = definition["spec"]["group"].as_str().unwrap_or_default();
+        let versions = || definition["spec"]["versions"].as_array().into_iter().flatten();
+        let schemas = versions()
+            .filter_map(|version| {
+                let name = version["name"].as_str()?;
+                Some((format!("{group}/{name}"), version["schema"].get("openAPIV3Schema")?.clone()))
+            })
+            .collect();
+        CustomStrategy { schemas, status: versions().any(|version| version["subresources"]["status"].is_object()) }
+    }
+}
+
+impl Strategy for CustomStrategy {
+    fn validate(&self, context: &RequestContext<'_>, _op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let own = object["apiVersion"].as_str().unwrap_or_default();
+        // Without conversion, versions differ in name only: the request's schema judges.
+        let schema = self.schemas.get(context.api_version).or_else(|| self.schemas.get(own));
+        schema.map(|schema| schema_validation::validate(schema, object)).unwrap_or_default()
+    }
+
+    fn has_generation(&self, _object: &Value) -> bool {
+        true
+    }
+
+    fn bumps_generation(&self, old: &Value, new: &Value) -> bool {
+        let status_differs = !self.status && old.get("status") != new.get("status");
+        status_differs || crate::registry::meta::spec_differs(old, new)
+    }
+}
+
+/// `scale` of a custom resource, by the paths of its definition.
+pub struct CustomScale {
+    spec_replicas: String,
+    status_replicas: String,
+    selector: Option<String>,
+}
+
+impl CustomScale {
+    /// The scale of the first version that has one.
+    pub fn new(definition: &Value) -> Option<CustomScale> {
+        let versions = definition["spec"]["versions"].as_array()?;
+        let scale = versions.iter().map(|version| &version["subresources"]["scale"]).find(|scale| scale.is_object())?;
+        let path = |name: &str| scale[name].as_str().map(pointer);
+        Some(CustomScale {
+            spec_replicas: path("specReplicasPath")?,
+            status_replicas: path("statusReplicasPath")?,
+            selector: path("labelSelectorPath"),
+        })
+    }
+}
+
+impl View for CustomScale {
+    fn show(&self, object: &Value) -> Result<Value, Status> {
+        let replicas = |path: &str| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+        let mut metadata = Map::new();
+        for name in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+            if let Some(value) = object["metadata"].get(name) {
+                metadata.insert(name.to_owned(), value.clone());
+            }
+        }
+        let mut status = json!({"replicas": replicas(&self.status_replicas)});
+        let selector = self.selector.as_ref().and_then(|path| object.pointer(path)).and_then(Value::as_str);
+        if let Some(selector) = selector.filter(|selector| !selector.is_empty()) {
+            status["selector"] = json!(selector);
+        }
+        Ok(json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata,
+            "spec": {"replicas": replicas(&self.spec_replicas)}, "status": status}))
+    }
+
+    fn edit(&self, view: &Value, object: &mut Value) -> Result<(), Status> {
+        let replicas = view["spec"]["replicas"].as_i64().unwrap_or(0);
+        if replicas < 0 {
+            let cause = Cause {
+                reason: "FieldValueInvalid".to_owned(),
+                field: "spec.replicas".to_owned(),
+                message: format!("Invalid value: {replicas}: must be greater than or equal to 0"),
+            };
+            let name = view["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Status::invalid("autoscaling", "Scale", name, vec![cause]));
+        }
+        let mut place = object;
+        for part in self.spec_replicas.split('/').filter(|part| !part.is_empty()) {
+            if !place.is_object() {
+                *place = json!({});
+            }
+            place = &mut place[part];
+        }
+        *place = json!(replicas);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scale_follows_the_paths_of_the_definition() {
+        let definition = json!({"spec": {"versions": [{"subresources": {"scale": {
+            "specReplicasPath": ".spec.workers.count", "statusReplicasPath": ".status.count", "labelSelectorPath": ".status.selector"}}}]}});
+        let scale = CustomScale::new(&definition).unwrap();
+        let mut object = json!({"metadata": {"name": "a"}, "status": {"count": 2, "selector": "a=b"}});
+        scale.edit(&json!({"spec": {"replicas": 4}}), &mut object).unwrap();
+        assert_eq!(object["spec"]["workers"]["count"], 4);
+        let shown = scale.show(&object).unwrap();
+        assert_eq!((&shown["spec"]["replicas"], &shown["status"]["selector"]), (&json!(4), &json!("a=b")));
+        assert!(scale.edit(&json!({"spec": {"replicas": -1}}), &mut object).is_err());
+    }
+}
