@@ -58,6 +58,11 @@ pub(crate) async fn execute(client: &Client, operation: Operation) -> Result<Exe
     match operation {
         Operation::Create { resource, namespace, body } => {
             let result = client.create(&resource, namespace.as_deref(), &body).await;
+            if let Err(error) = &result
+                && is_namespace_closing(error)
+            {
+                return Ok(Executed::Stop);
+            }
             ignore(result, ClientError::is_already_exists).map(|object| written(resource.group_resource(), object))
         }
         Operation::Update { resource, namespace, name, subresource, body } => {
@@ -115,6 +120,14 @@ fn written(resource: GroupResource, object: Option<Object>) -> Executed {
 /// A delete that names a uid conflicts when the object was replaced: what was to go is gone.
 fn is_other_uid(error: &ClientError) -> bool {
     matches!(error, ClientError::Api(status) if status.reason == skiff_api::Reason::Conflict && status.message.contains("UID"))
+}
+
+/// Nothing new is created in a namespace that is being deleted, and trying again is pointless.
+fn is_namespace_closing(error: &ClientError) -> bool {
+    let ClientError::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+        || (status.reason == skiff_api::Reason::Forbidden && status.message.ends_with("because it is being terminated"))
 }
 
 fn ignore<T>(

@@ -25,8 +25,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Client, Context, Controller, EventRecorder, EventType, ObjectRef, Operation, Snapshot, Store, StoreEvent,
-    WorkQueue,
+    Client, ClientError, Context, Controller, EventRecorder, EventType, ObjectRef, Operation, Snapshot, Store,
+    StoreEvent, WorkQueue,
     controller::EveryResource,
     limits::{CATCH_UP_WAIT_MAX, OPERATIONS_IN_FLIGHT_MAX},
     operation::{Executed, execute},
@@ -193,10 +193,10 @@ impl Runner {
             tracing::error!(component = name, key = %Printed(key), "reconcile panicked, key is retried with back-off");
             return self.queue.add_rate_limited(key.clone());
         };
-        let (written, failure) = self.carry_out(outcome.operations).await;
+        let Carried { written, failure, deeds_done } = self.carry_out(outcome.operations).await;
         for event in outcome.events {
             // Normal events tell of deeds; when one of those failed, only warnings are true.
-            if failure.is_none() || event.event_type == EventType::Warning {
+            if deeds_done || event.event_type == EventType::Warning {
                 self.deps.recorder.record(event);
             }
         }
@@ -253,15 +253,15 @@ impl Runner {
     }
 
     /// Carries out operations in order, neighbours of one kind side by side, until one fails.
-    async fn carry_out(&self, operations: Vec<Operation>) -> (Vec<Executed>, Option<crate::ClientError>) {
-        let mut written = Vec::new();
+    async fn carry_out(&self, operations: Vec<Operation>) -> Carried {
+        let mut carried = Carried { written: Vec::new(), failure: None, deeds_done: true };
         for group in groups(operations) {
-            let mut failure = None;
+            let is_deed = group.iter().any(is_deed);
             let mut stopped = false;
             let mut waiting = group.into_iter();
             let mut running = FuturesUnordered::new();
             loop {
-                while failure.is_none() && running.len() < OPERATIONS_IN_FLIGHT_MAX {
+                while carried.failure.is_none() && running.len() < OPERATIONS_IN_FLIGHT_MAX {
                     let Some(operation) = waiting.next() else { break };
                     running.push(execute(&self.deps.client, operation));
                 }
@@ -269,18 +269,31 @@ impl Runner {
                     None => break,
                     Some(Ok(Executed::Stop)) => stopped = true,
                     Some(Ok(Executed::Nothing)) => {}
-                    Some(Ok(executed)) => Executed::remember(&mut written, executed),
+                    Some(Ok(executed)) => Executed::remember(&mut carried.written, executed),
                     Some(Err(error)) => {
-                        failure.get_or_insert(error);
+                        carried.failure.get_or_insert(error);
                     }
                 }
             }
-            if failure.is_some() || stopped {
-                return (written, failure);
+            if carried.failure.is_some() || stopped {
+                carried.deeds_done = !is_deed;
+                break;
             }
         }
-        (written, None)
+        carried
     }
+}
+
+/// How far an outcome got.
+struct Carried {
+    written: Vec<Executed>,
+    failure: Option<ClientError>,
+    /// Whether everything was done but, perhaps, telling about it in a status.
+    deeds_done: bool,
+}
+
+fn is_deed(operation: &Operation) -> bool {
+    !matches!(operation, Operation::Update { subresource: Some("status"), .. })
 }
 
 /// Splits operations into runs that may go side by side: neighbouring creates

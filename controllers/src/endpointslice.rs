@@ -68,7 +68,7 @@ impl Controller for EndpointSliceController {
             return outcome;
         };
         let pods = service::pods(&service, &selector, true, world);
-        let mut plan = Plan { service: &service, pods: &pods, outcome: &mut outcome };
+        let mut plan = Plan { service: &service, pods: &pods, outcome: &mut outcome, spare: Vec::new() };
         for family in families(&service) {
             let (of_family, rest): (Vec<_>, Vec<_>) = have.into_iter().partition(|slice| address_type(slice) == family);
             have = rest;
@@ -106,6 +106,8 @@ struct Plan<'a> {
     service: &'a Seen<Service>,
     pods: &'a [Seen<Pod>],
     outcome: &'a mut Outcome,
+    /// Slices without use, for reuse.
+    spare: Vec<(Arc<Object>, Value)>,
 }
 
 impl Plan<'_> {
@@ -124,11 +126,16 @@ impl Plan<'_> {
             };
             groups.insert(key, (ports, Group::new()));
         }
+        let mut work = Vec::new();
         for (key, (ports, endpoints)) in groups {
-            let of_group = slices.remove(&key).unwrap_or_default();
+            work.push((ports, endpoints, slices.remove(&key).unwrap_or_default()));
+        }
+        // Slices of ports that are no more are filled anew before others are made.
+        self.spare = slices.into_values().flatten().collect();
+        for (ports, endpoints, of_group) in work {
             self.group(family, ports, endpoints, of_group);
         }
-        for (slice, _) in slices.into_values().flatten() {
+        for (slice, _) in std::mem::take(&mut self.spare) {
             self.outcome.push(write::delete::<EndpointSlice>(&slice));
         }
     }
@@ -220,6 +227,11 @@ impl Plan<'_> {
     }
 
     fn create(&mut self, family: &str, ports: &Value, endpoints: Vec<Value>) {
+        if let Some((slice, mut value)) = self.spare.pop() {
+            value["ports"] = ports.clone();
+            self.update(&slice, value, endpoints);
+            return;
+        }
         let mut body = json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",

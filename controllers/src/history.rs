@@ -58,12 +58,8 @@ impl History {
         History { revisions, names }
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Revision> {
-        self.revisions.iter()
-    }
-
-    pub fn by_hash(&self, hash: &str) -> Option<&Revision> {
-        self.revisions.iter().find(|revision| revision.hash() == hash)
+    pub fn by_name(&self, name: &str) -> Option<&Revision> {
+        self.revisions.iter().find(|revision| revision.seen.name() == name)
     }
 
     /// Finds or makes the revision of `owner`'s present template.

@@ -20,8 +20,10 @@ mod simulation;
 #[cfg(test)]
 mod transcript_tests;
 
+pub mod clusterrole_aggregation;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
@@ -32,7 +34,9 @@ pub mod pod_gc;
 pub mod replicaset;
 pub mod root_ca;
 pub mod serviceaccount;
+pub mod statefulset;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 
 use std::sync::Arc;
 
@@ -76,6 +80,10 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(replicaset::ReplicaSetController::<ReplicaSet>::new()),
         Arc::new(replicaset::ReplicaSetController::<ReplicationController>::new()),
         Arc::new(daemonset::DaemonSetController),
+        Arc::new(statefulset::StatefulSetController),
+        Arc::new(disruption::DisruptionController),
+        Arc::new(clusterrole_aggregation::ClusterRoleAggregationController),
+        Arc::new(ttl_after_finished::TtlAfterFinishedController),
         Arc::new(endpoints::EndpointsController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(garbage_collector::GarbageCollector),

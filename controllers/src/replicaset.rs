@@ -238,8 +238,13 @@ fn status<K: ReplicaKind>(
     match context.last_failure.as_ref().filter(|_| pods.len() != wanted) {
         Some(failure) => {
             let reason = if pods.len() < wanted { "FailedCreate" } else { "FailedDelete" };
-            let failed = Condition::new("ReplicaFailure", "True", reason, failure.message.as_str());
-            condition::set(&mut conditions, failed, context.now);
+            // The first message stays: every attempt names another pod, and a
+            // status that changes each time would wake us without back-off.
+            let is_told = condition::find(&conditions, "ReplicaFailure").is_some_and(|have| have["reason"] == reason);
+            if !is_told {
+                let failed = Condition::new("ReplicaFailure", "True", reason, failure.message.as_str());
+                condition::set(&mut conditions, failed, context.now);
+            }
         }
         None => condition::remove(&mut conditions, "ReplicaFailure"),
     }

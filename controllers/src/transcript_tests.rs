@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use skiff_client::{Controller, ObjectRef, PropagationPolicy};
 
 use crate::{
+    clusterrole_aggregation::ClusterRoleAggregationController,
     daemonset::DaemonSetController,
     deployment::DeploymentController,
+    disruption::DisruptionController,
     endpoints::EndpointsController,
     endpointslice::EndpointSliceController,
     garbage_collector::GarbageCollector,
@@ -22,6 +24,7 @@ use crate::{
     root_ca::RootCaPublisher,
     serviceaccount::ServiceAccountController,
     simulation::Simulation,
+    statefulset::StatefulSetController,
     taint_eviction::TaintEvictionController,
 };
 
@@ -370,4 +373,84 @@ fn nodes_get_address_ranges_and_lose_pods_when_silent() {
     simulation.settle(&controllers, false, anything);
     assert_eq!(simulation.values("pods", "d").len(), 1, "the pod of n2");
     check("nodes", &simulation);
+}
+
+#[test]
+fn a_stateful_set_rises_updates_and_shrinks_in_order() {
+    let controllers: [&dyn Controller; 2] = [&StatefulSetController, &DisruptionController];
+    let mut simulation = start("statefulset");
+    simulation.settle(&controllers, true, |simulation| {
+        let names: Vec<String> = simulation
+            .values("pods", "d")
+            .iter()
+            .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect();
+        assert!(["db-0", "db-1", "db-2"].starts_with(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+    });
+    note(&mut simulation, "new image, pods above 0 only");
+    simulation.edit("statefulsets.apps", "d", "db", |set| {
+        set["spec"]["updateStrategy"]["rollingUpdate"]["partition"] = 1.into();
+        set["spec"]["template"]["spec"]["containers"][0]["image"] = "db:2".into();
+    });
+    simulation.settle(&controllers, true, |simulation| {
+        assert!(count(simulation, is_ready) >= 2, "more than one pod down");
+    });
+    let images: Vec<Value> =
+        simulation.values("pods", "d").iter().map(|pod| pod["spec"]["containers"][0]["image"].clone()).collect();
+    assert_eq!(images, ["db:1", "db:2", "db:2"]);
+    note(&mut simulation, "the rest");
+    simulation.edit("statefulsets.apps", "d", "db", |set| {
+        set["spec"]["updateStrategy"]["rollingUpdate"]["partition"] = 0.into();
+    });
+    simulation.settle(&controllers, true, anything);
+    let status = simulation.value("statefulsets.apps", "d", "db").unwrap()["status"].clone();
+    assert_eq!(status["currentRevision"], status["updateRevision"]);
+    assert_eq!(status["currentReplicas"], 3);
+    note(&mut simulation, "pods that are not ready halt the way down");
+    for name in ["db-0", "db-1", "db-2"] {
+        simulation.edit("pods", "d", name, |pod| pod["status"]["conditions"][0]["status"] = "False".into());
+    }
+    simulation.edit("statefulsets.apps", "d", "db", |set| set["spec"]["replicas"] = 0.into());
+    simulation.settle(&controllers, true, anything);
+    assert_eq!(simulation.values("pods", "d").len(), 3);
+    for name in ["db-0", "db-1", "db-2"] {
+        simulation.edit("pods", "d", name, |pod| pod["status"]["conditions"][0]["status"] = "True".into());
+    }
+    simulation.settle(&controllers, true, anything);
+    assert!(simulation.values("pods", "d").is_empty());
+    assert_eq!(simulation.values("persistentvolumeclaims", "d").len(), 3, "claims are kept");
+    check("statefulset", &simulation);
+}
+
+#[test]
+fn a_parallel_set_rises_at_once() {
+    let mut simulation = start("statefulset");
+    simulation.edit("statefulsets.apps", "d", "db", |set| set["spec"]["podManagementPolicy"] = "Parallel".into());
+    simulation.step(&StatefulSetController, &ObjectRef::new("d", "db"));
+    assert_eq!(simulation.values("pods", "d").len(), 3);
+}
+
+#[test]
+fn aggregated_roles_hold_the_rules_of_their_parts() {
+    let mut simulation = Simulation::new(
+        "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: all}
+aggregationRule: {clusterRoleSelectors: [{matchLabels: {part: x}}]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: one, labels: {part: x}}
+rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: two}
+rules: [{apiGroups: [''], resources: [secrets], verbs: [get]}]
+",
+    );
+    simulation.settle(&[&ClusterRoleAggregationController], false, anything);
+    let role = simulation.value("clusterroles.rbac.authorization.k8s.io", "", "all").unwrap();
+    assert_eq!(role["rules"], json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]));
 }

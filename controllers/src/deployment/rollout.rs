@@ -24,7 +24,7 @@ impl Rollout<'_> {
         let paused = spec.paused.unwrap_or(false);
         status.note_paused(paused, &spec);
         if paused || self.is_scaling(limits) {
-            self.refresh(&spec, &mut status, outcome);
+            self.refresh(&spec, &mut status);
             self.scale(limits, outcome);
             if paused {
                 self.clean_up(&spec, outcome);
@@ -56,7 +56,7 @@ impl Rollout<'_> {
     }
 
     fn recreate(&mut self, spec: &DeploymentSpec, limits: Limits, status: &mut NewStatus, outcome: &mut Outcome) {
-        self.refresh(spec, status, outcome);
+        self.refresh(spec, status);
         let mut scaled = false;
         let targets: Vec<String> =
             self.sets.old().filter(|set| set.replicas > 0).map(|set| set.name().to_owned()).collect();
@@ -76,7 +76,7 @@ impl Rollout<'_> {
     }
 
     /// Keeps an existing new ReplicaSet and the deployment's revision up to date.
-    fn refresh(&mut self, spec: &DeploymentSpec, status: &mut NewStatus, outcome: &mut Outcome) {
+    fn refresh(&mut self, spec: &DeploymentSpec, status: &mut NewStatus) {
         self.sets.refresh_newest(&self.deployment, spec.min_ready_seconds.unwrap_or(0));
         let Some(newest) = self.sets.newest() else { return };
         let revision = newest.revision().max(self.sets.next_revision()).to_string();
@@ -93,7 +93,7 @@ impl Rollout<'_> {
         outcome: &mut Outcome,
     ) -> bool {
         if self.sets.newest().is_some() {
-            self.refresh(spec, status, outcome);
+            self.refresh(spec, status);
             return false;
         }
         let hash = self.sets.hash(status.collision_count());
