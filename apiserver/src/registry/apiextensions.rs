@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 use skiff_api::{Cause, Status, json_path::JsonPath};
 
 use super::{
-    Operation, RequestContext, Strategy,
-    meta,
+    Operation, RequestContext, Strategy, meta,
     validation::{Errors, Path, formats},
 };
 use crate::crd::CLEANUP_FINALIZER;
@@ -34,7 +33,8 @@ impl Strategy for CustomResourceDefinitionStrategy {
 
     fn prepare(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
         if op.is_create() {
-            object["status"] = json!({"conditions": [], "acceptedNames": {"kind": "", "plural": ""}, "storedVersions": []});
+            object["status"] =
+                json!({"conditions": [], "acceptedNames": {"kind": "", "plural": ""}, "storedVersions": []});
             let storage = object["spec"]["versions"].as_array().into_iter().flatten().find(|v| v["storage"] == true);
             if let Some(name) = storage.map(|version| version["name"].clone()) {
                 object["status"]["storedVersions"] = json!([name]);
@@ -159,7 +159,11 @@ fn validate_patterns(errors: &mut Errors, path: &Path<'_>, schema: &Value, depth
     if let Some(pattern) = schema["pattern"].as_str()
         && let Err(error) = regex::Regex::new(pattern)
     {
-        errors.invalid(&path.child("pattern"), pattern, format!("must be a valid regular expression, but isn't: {error}"));
+        errors.invalid(
+            &path.child("pattern"),
+            pattern,
+            format!("must be a valid regular expression, but isn't: {error}"),
+        );
     }
     let properties = path.child("properties");
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {

@@ -1,6 +1,6 @@
 //! Group `policy`: PodDisruptionBudgets.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::Cause;
 
 use super::{
@@ -10,12 +10,22 @@ use super::{
         numbers::{int_or_percent, non_negative, not_more_than_100_percent},
         selector,
     },
-    value::field,
+    value::{field, set},
 };
 
 pub struct PodDisruptionBudgetStrategy;
 
 impl Strategy for PodDisruptionBudgetStrategy {
+    fn prepare(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
+        if op.is_create() {
+            set(
+                object,
+                "status",
+                json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}),
+            );
+        }
+    }
+
     fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
         let mut errors = Errors::new();
         match op {
@@ -51,7 +61,6 @@ fn spec(errors: &mut Errors, spec: &Value) {
 mod tests {
     use super::*;
     use crate::registry::validation::lines;
-    use serde_json::json;
 
     #[test]
     fn a_budget_says_one_thing() {

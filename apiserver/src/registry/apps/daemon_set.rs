@@ -1,6 +1,6 @@
 //! DaemonSets.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::Cause;
 
 use super::{deployment::is_zero, selector_and_template, selector_is_immutable};
@@ -11,7 +11,7 @@ use crate::registry::{
         Errors, Path,
         numbers::{int_or_percent, non_negative, not_more_than_100_percent},
     },
-    value::{child, default, default_text, existing, field, text},
+    value::{child, default, default_text, existing, field, set, text},
 };
 
 pub struct DaemonSetStrategy;
@@ -29,6 +29,16 @@ impl Strategy for DaemonSetStrategy {
         }
         if let Some(template) = existing(spec, "template") {
             defaults::template(template);
+        }
+    }
+
+    fn prepare(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
+        if op.is_create() {
+            set(
+                object,
+                "status",
+                json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}),
+            );
         }
     }
 

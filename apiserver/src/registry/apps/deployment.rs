@@ -1,6 +1,6 @@
 //! Deployments.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::Cause;
 
 use super::{selector_and_template, selector_is_immutable};
@@ -11,7 +11,7 @@ use crate::registry::{
         Errors, Path,
         numbers::{int_or_percent, non_negative, not_more_than_100_percent, percent},
     },
-    value::{child, default, default_text, existing, field, int, remove, text},
+    value::{child, default, default_text, existing, field, int, remove, set, text},
 };
 
 pub struct DeploymentStrategy;
@@ -35,6 +35,9 @@ impl Strategy for DeploymentStrategy {
     }
 
     fn prepare(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
+        if op.is_create() {
+            set(object, "status", json!({}));
+        }
         // A patch that switches to Recreate with `rollingUpdate: null` leaves an empty field behind.
         if !matches!(op, Operation::Status { .. })
             && let Some(strategy) = existing(child(object, "spec"), "strategy")
@@ -147,7 +150,6 @@ fn status(errors: &mut Errors, status: &Value) {
 mod tests {
     use super::*;
     use crate::registry::validation::lines;
-    use serde_json::json;
 
     fn deployment(spec: Value) -> Value {
         let mut object = json!({"spec": spec});

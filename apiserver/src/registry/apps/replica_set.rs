@@ -1,6 +1,6 @@
 //! ReplicaSets.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::Cause;
 
 use super::{selector_and_template, selector_is_immutable};
@@ -25,6 +25,12 @@ impl Strategy for ReplicaSetStrategy {
         default(spec, "replicas", 1);
         if let Some(template) = existing(spec, "template") {
             defaults::template(template);
+        }
+    }
+
+    fn prepare(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
+        if op.is_create() {
+            set(object, "status", json!({"replicas": 0}));
         }
     }
 

@@ -1,6 +1,6 @@
 //! StatefulSets.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::Cause;
 
 use super::selector_and_template;
@@ -11,7 +11,7 @@ use crate::registry::{
     },
     strategy::{Operation, RequestContext, Strategy},
     validation::{Errors, Path, numbers::non_negative},
-    value::{child, copy_field, default, default_text, existing, field, items, text},
+    value::{child, copy_field, default, default_text, existing, field, items, set, text},
 };
 
 /// What an update may change.
@@ -51,6 +51,12 @@ impl Strategy for StatefulSetStrategy {
         }
         if let Some(template) = existing(spec, "template") {
             defaults::template(template);
+        }
+    }
+
+    fn prepare(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
+        if op.is_create() {
+            set(object, "status", json!({"availableReplicas": 0, "replicas": 0}));
         }
     }
 

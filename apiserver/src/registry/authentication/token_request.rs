@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use skiff_api::{GroupResource, Object, Status};
+use skiff_api::{GroupResource, GroupVersionKind, GroupVersionResource, Object, Status};
 use skiff_client::Snapshot;
 
 use crate::{
+    admission::endpoint,
     authn::service_account::{Binding, Reference, TokenIssuer},
     registry::{
         core::pod::strategy::seconds,
@@ -33,7 +34,9 @@ pub struct TokenRequestEndpoint {
 #[async_trait]
 impl Endpoint for TokenRequestEndpoint {
     async fn create(&self, request: EndpointRequest<'_>) -> Result<EndpointResponse, Status> {
-        let mut body = request.body;
+        let accounts = GroupVersionResource::new("", "v1", "serviceaccounts");
+        let kind = GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
+        let mut body = endpoint::admit(&request, &accounts, "token", &kind).await?;
         let (namespace, account_name) = (request.context.namespace, request.name);
         let resources = request.store.resources();
         let row = resources

@@ -1,6 +1,6 @@
 //! CronJobs.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::Cause;
 
 use super::{cron_schedule, job::job_spec};
@@ -8,7 +8,7 @@ use crate::registry::{
     core::pod::defaults,
     strategy::{Operation, RequestContext, Strategy},
     validation::{Errors, Path, numbers::non_negative},
-    value::{child, default, default_text, existing, field, flag, name, text},
+    value::{child, default, default_text, existing, field, flag, name, set, text},
 };
 
 /// Eleven characters of the name of each job are its time.
@@ -28,6 +28,12 @@ impl Strategy for CronJobStrategy {
             .and_then(|spec| existing(spec, "template"))
         {
             defaults::template(template);
+        }
+    }
+
+    fn prepare(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
+        if op.is_create() {
+            set(object, "status", json!({}));
         }
     }
 

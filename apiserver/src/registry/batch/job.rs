@@ -60,7 +60,11 @@ impl Strategy for JobStrategy {
     }
 
     fn prepare(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
-        if op.is_create() && !flag(&object["spec"], "manualSelector") {
+        if !op.is_create() {
+            return;
+        }
+        set(object, "status", json!({}));
+        if !flag(&object["spec"], "manualSelector") {
             generate_selector(object);
         }
     }

@@ -7,7 +7,7 @@ use super::pod::scheduling;
 use crate::registry::{
     strategy::{Operation, RequestContext, Strategy},
     validation::{Errors, Path, formats},
-    value::{child, copy_field, entries, existing, field, items_mut, list, same, text},
+    value::{child, entries, existing, field, items_mut, list, same, text},
 };
 
 pub struct NodeStrategy;
@@ -65,9 +65,4 @@ fn update(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
     if !text(old, "providerID").is_empty() && text(old, "providerID") != text(new, "providerID") {
         errors.forbidden(&path.child("providerID"), "node updates may not change providerID except from \"\" to valid");
     }
-}
-
-/// Status of a registering node: kept, because a node brings it along.
-pub fn keep_status(object: &mut Value, given: &Value) {
-    copy_field(object, given, "status");
 }

@@ -1,6 +1,6 @@
 //! ReplicationControllers: replica sets with a plain map as selector.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::Cause;
 
 use super::pod::{defaults, validation};
@@ -27,6 +27,12 @@ impl Strategy for ReplicationControllerStrategy {
         default(spec, "replicas", 1);
         if let Some(template) = crate::registry::value::existing(spec, "template") {
             defaults::template(template);
+        }
+    }
+
+    fn prepare(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
+        if op.is_create() {
+            set(object, "status", json!({"replicas": 0}));
         }
     }
 

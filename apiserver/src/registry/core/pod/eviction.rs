@@ -6,11 +6,12 @@
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use skiff_api::{Cause, GroupResource, Object, Reason, Status};
+use skiff_api::{Cause, GroupResource, GroupVersionKind, GroupVersionResource, Object, Reason, Status};
 use skiff_client::Snapshot;
 
 use super::strategy::seconds;
 use crate::{
+    admission::endpoint,
     options::{DeleteOptions, WriteOptions},
     registry::{
         endpoint::{Endpoint, EndpointRequest, EndpointResponse},
@@ -37,12 +38,14 @@ impl Endpoint for EvictionEndpoint {
         if !name(&request.body).is_empty() && name(&request.body) != request.name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
+        let kind = GroupVersionKind::new("policy", "v1", "Eviction");
+        let body = endpoint::admit(&request, &GroupVersionResource::new("", "v1", "pods"), "eviction", &kind).await?;
         let resources = request.store.resources();
         let row =
             resources.lookup("", "v1", "pods").ok_or_else(|| Status::internal("the resource table has no pods"))?;
         let pod = request.store.get(&row, request.context.namespace, request.name).await?;
         let value = pod.value().map_err(Status::internal)?;
-        let mut options = delete_options(&request.body["deleteOptions"]);
+        let mut options = delete_options(&body["deleteOptions"]);
         options.dry_run |= request.context.dry_run;
         if needs_budget(&value) {
             charge(&request.context, request.store, &pod, &value, options.dry_run).await?;
