@@ -33,3 +33,10 @@ pub fn start(settings: &Settings) -> Result<(), SettingsError> {
 pub fn is_json(settings: &Settings) -> bool {
     settings.text("log-format") == Some("json")
 }
+
+/// Logs of a small program that has no settings of its own: text, from `info` up.
+pub fn start_plain() {
+    let layer = fmt::layer().with_ansi(false).with_target(false).with_writer(std::io::stderr);
+    // A second subscriber would only be refused; the first one stays.
+    let _ = tracing_subscriber::registry().with(EnvFilter::new("info")).with(layer).try_init();
+}

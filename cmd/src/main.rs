@@ -34,7 +34,10 @@ fn main() -> ExitCode {
     match called_as {
         Some("pause") => skiff_host::pause::main(),
         Some("skiff-cni" | "loopback") => skiff_network::cni::main(),
-        // Some("coredns") => skiff_network::dns::main(arguments.into_iter().skip(1).collect()),
+        Some("coredns") => {
+            logging::start_plain();
+            skiff_network::dns::main(arguments.into_iter().skip(1))
+        }
         Some("kubectl") => {
             let mut as_verb = vec![OsString::from("skiff"), OsString::from("kubectl")];
             as_verb.extend(arguments.into_iter().skip(1));

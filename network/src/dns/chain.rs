@@ -173,7 +173,7 @@ impl Server {
     /// The name an address question leads to, if the answer stops at it.
     fn next_name(&self, asked: &Query, answer: &Answer, depth: usize) -> Option<Name> {
         let wants_address = matches!(asked.record_type, record_type::A | record_type::AAAA);
-        if !wants_address || depth >= DNS_CHASE_DEPTH_MAX || answer.rcode != Rcode::NO_ERROR {
+        if !wants_address || depth >= DNS_CHASE_DEPTH_MAX {
             return None;
         }
         let mut name = &asked.name;
@@ -194,13 +194,13 @@ impl Server {
             .answers
             .iter()
             .any(|record| record.name == *name && record.data.record_type() == asked.record_type);
-        (*name != asked.name && !is_resolved && self.answers_locally(name, answer)).then(|| name.clone())
-    }
-
-    /// Following on makes sense for our own records, and for upstream's that point to us.
-    fn answers_locally(&self, name: &Name, answer: &Answer) -> bool {
-        answer.is_authoritative
-            || self.kubernetes.iter().any(|kubernetes| kubernetes.config.zones.iter().any(|zone| name.is_within(zone)))
+        if *name == asked.name || is_resolved {
+            return None;
+        }
+        // What upstream says of a name that leads to us does not matter: it cannot know.
+        let mut zones = self.kubernetes.iter().flat_map(|kubernetes| &kubernetes.config.zones);
+        let is_ours = zones.any(|zone| name.is_within(zone));
+        (is_ours || (answer.is_authoritative && answer.rcode == Rcode::NO_ERROR)).then(|| name.clone())
     }
 
     fn balanced_shared(&self, answer: Arc<Answer>) -> Arc<Answer> {
