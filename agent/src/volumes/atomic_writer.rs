@@ -154,9 +154,11 @@ fn update_links(directory: &Path, payload: &Payload) -> io::Result<()> {
         }
     }
     for entry in fs::read_dir(directory)? {
-        let name = PathBuf::from(entry?.file_name());
+        let entry = entry?;
+        let name = PathBuf::from(entry.file_name());
         let own = name.to_string_lossy().starts_with("..");
-        if !own && !wanted.contains(&name) {
+        // What is no link of ours is a place for another volume to be mounted at.
+        if !own && entry.file_type()?.is_symlink() && !wanted.contains(&name) {
             remove_if_present(&directory.join(name))?;
         }
     }
