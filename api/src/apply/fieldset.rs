@@ -9,8 +9,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Map, Value};
 
-/// Levels of a field set; deeper ones are cut off when read.
-const DEPTH_MAX: usize = 200;
+use crate::limits::FIELD_SET_DEPTH_MAX;
 
 /// A set of paths as a tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -217,7 +216,7 @@ impl FieldSet {
     fn read(value: &Value, depth: usize) -> FieldSet {
         let mut set = FieldSet::new();
         let Value::Object(entries) = value else { return set };
-        if depth >= DEPTH_MAX {
+        if depth >= FIELD_SET_DEPTH_MAX {
             return set;
         }
         for (element, inner) in entries {
@@ -320,6 +319,6 @@ mod tests {
             stack = below;
             depth += 1;
         }
-        assert!(depth <= DEPTH_MAX);
+        assert!(depth <= FIELD_SET_DEPTH_MAX);
     }
 }

@@ -40,13 +40,13 @@ pub(super) fn permits(write: &Write<'_>, live: &Value, conflicts: &[Conflict]) -
     conflicts.iter().all(|conflict| allowed.contains(&conflict.path))
 }
 
-/// Updates the annotation of an object that has it.
-pub(super) fn refresh(write: &Write<'_>, live: Option<&Value>, object: &mut Value) {
+/// Updates the annotation of an object that has it to the configuration now applied.
+pub(super) fn refresh(write: &Write<'_>, live: Option<&Value>, config: &Value, object: &mut Value) {
     let annotated = write.manager == MANAGER && live.is_some_and(|live| annotation(live).is_some());
     if !annotated || annotation(object).is_none() {
         return;
     }
-    let mut plain = super::without_managed_fields(object);
+    let mut plain = super::without_managed_fields(config);
     if let Some(annotations) = plain.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.remove(ANNOTATION);
     }

@@ -4,11 +4,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::fieldset::FieldSet;
-use crate::timestamp;
+use crate::{limits::UPDATE_MANAGERS_MAX, timestamp};
 
-/// `Update` entries kept apart; the oldest beyond are merged under [`ANCIENT`].
-pub const UPDATE_MANAGERS_MAX: usize = 10;
-/// The manager of merged old entries.
+/// The manager of old entries merged beyond [`UPDATE_MANAGERS_MAX`].
 pub const ANCIENT: &str = "ancient-changes";
 /// The manager of everything that was there before the first apply.
 pub const BEFORE_FIRST_APPLY: &str = "before-first-apply";

@@ -220,7 +220,7 @@ pub fn apply_patch(write: &Write<'_>, live: Option<&Value>, config: &Value, forc
         other => other,
     };
     let (mut object, mut managed) = applied?;
-    last_applied::refresh(write, live, &mut object);
+    last_applied::refresh(write, live, &config, &mut object);
 
     // An unchanged object keeps its old entries with their times.
     if let Some(live) = live
