@@ -1,9 +1,9 @@
 //! Makes the volumes of pods ready on this host and removes them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -131,10 +131,6 @@ impl VolumeHost {
         atomic_writer::publish(&directory, &collected.files)
             .and_then(|_| nested::make(&directory, &nested::mount_points(pod, &volume.name)))
             .map_err(|error| format!("write files: {error}"))?;
-        for place in nested_mount_points(pod, &volume.name) {
-            let path = directory.join(place);
-            fs::create_dir_all(&path).map_err(|error| format!("create {}: {error}", path.display()))?;
-        }
         *refresh_at = match (*refresh_at, collected.refresh_at) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -245,22 +241,6 @@ impl VolumeHost {
     }
 }
 
-/// Where containers mount other volumes inside this one. The volume is read-only for them, so
-/// the runtime could not make these directories itself.
-fn nested_mount_points(pod: &Pod, volume: &str) -> BTreeSet<PathBuf> {
-    let mut places = BTreeSet::new();
-    for (_, container) in spec::all_containers(pod) {
-        let mounts = container.volume_mounts.as_deref().unwrap_or_default();
-        for outer in mounts.iter().filter(|mount| mount.name == volume && mount.sub_path.is_none()) {
-            let inner = mounts.iter().filter(|mount| mount.mount_path != outer.mount_path);
-            let below = inner.filter_map(|mount| Path::new(&mount.mount_path).strip_prefix(&outer.mount_path).ok());
-            let plain = |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
-            places.extend(below.filter(plain).filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned));
-        }
-    }
-    places
-}
-
 /// Removing a directory tree below which something is still mounted would
 /// delete what belongs to others, so this fails unless all is unmounted.
 fn unmount_below(directory: &Path) -> io::Result<()> {
@@ -282,22 +262,5 @@ fn propagation(text: Option<&str>) -> i32 {
         Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer as i32,
         Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional as i32,
         _ => v1::MountPropagation::PropagationPrivate as i32,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn places_for_mounts_inside_a_volume_are_found() {
-        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "volumeMounts": [
-            {"name": "config", "mountPath": "/etc/dns"}, {"name": "custom", "mountPath": "/etc/dns/custom/a"},
-            {"name": "other", "mountPath": "/etc/dnsmasq"}]}]}}))
-        .unwrap();
-        assert_eq!(nested_mount_points(&pod, "config"), [PathBuf::from("custom/a")].into());
-        assert!(nested_mount_points(&pod, "custom").is_empty());
     }
 }
