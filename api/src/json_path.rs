@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use crate::limits::JSON_PATH_LEN_MAX;
+
 /// Why a path was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid JSONPath {path:?}: {reason}")]
@@ -41,6 +43,9 @@ impl JsonPath {
     /// Parses a path with or without surrounding braces.
     pub fn parse(path: &str) -> Result<JsonPath, JsonPathError> {
         let fail = |reason| JsonPathError { path: path.to_owned(), reason };
+        if path.len() > JSON_PATH_LEN_MAX {
+            return Err(fail("too long"));
+        }
         let text = path.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(path);
         let text = text.strip_prefix('$').unwrap_or(text);
         let mut parser = Parser { rest: text };
@@ -269,7 +274,8 @@ mod tests {
 
     #[test]
     fn malformed_paths_are_refused() {
-        for path in [".a[", ".a[x]", ".a[?(b)]", ".a b", ".a..", "a"] {
+        let nested = ".a[?(@".repeat(1000);
+        for path in [nested.as_str(), ".a[", ".a[x]", ".a[?(b)]", ".a b", ".a..", "a"] {
             assert!(JsonPath::parse(path).is_err(), "{path}");
         }
     }

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod field_selector;
 pub mod group_version;
 pub mod json_path;
+pub mod limits;
 pub mod metadata;
 pub mod names;
 pub mod object;

@@ -10,22 +10,20 @@
 //! structures and required fields that Go always prints are filled in.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+pub use super::canonical::{canonicalize, minimize};
 use super::{
     Decoded,
+    canonical::zero,
     strict::{self, Path},
 };
 use crate::{
+    limits::{JSON_DEPTH_MAX, UNKNOWN_FIELDS_MAX},
     quantity::Quantity,
     schema::{Field, Kind, Message, MessageId, Root, Scalar, Schema},
     timestamp,
 };
-
-/// Unknown fields listed per body; more are dropped silently.
-const UNKNOWN_MAX: usize = 1000;
-/// Levels of nesting in a value; parsing has a lower limit of its own.
-const DEPTH_MAX: usize = 200;
 
 /// Why a body is not an object of the expected kind; answered with code 400.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,7 +83,7 @@ impl Conform<'_> {
             }
             return Err(mismatch(value, path, owner, &go_message(message)));
         };
-        if self.depth >= DEPTH_MAX {
+        if self.depth >= JSON_DEPTH_MAX {
             return Err(JsonError::Syntax("exceeded max depth".to_owned()));
         }
         self.depth += 1;
@@ -125,7 +123,7 @@ impl Conform<'_> {
             }
             return !value.is_null();
         }
-        if !message.preserve_unknown && self.unknown.len() < UNKNOWN_MAX {
+        if !message.preserve_unknown && self.unknown.len() < UNKNOWN_FIELDS_MAX {
             self.unknown.push(path.to_string());
         }
         message.preserve_unknown
@@ -360,128 +358,6 @@ fn go_type(schema: &Schema, kind: &Kind, owner: &Message, field: &Field) -> Stri
     }
 }
 
-/// What Go prints for an unset value; `null` where it prints that.
-fn zero(scalar: Scalar) -> Value {
-    match scalar {
-        Scalar::String => json!(""),
-        Scalar::Bool => json!(false),
-        Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::IntOrString => json!(0),
-        Scalar::Quantity => json!("0"),
-        Scalar::Duration => json!("0s"),
-        _ => Value::Null,
-    }
-}
-
-/// Leaves out zero values that upstream's types cannot tell from absent ones.
-/// Fields that are pointers upstream, and all fields of custom resources, stay.
-pub fn minimize(root: &Root, value: &mut Value) {
-    if let Value::Object(fields) = value {
-        minimal_message(&root.schema, root.id, fields);
-    }
-}
-
-fn minimal_message(schema: &Schema, id: MessageId, fields: &mut Map<String, Value>) {
-    fields.retain(|name, value| {
-        let Some(field) = schema.field(id, name) else { return true };
-        minimal_kind(schema, &field.kind, value);
-        field.pointer
-            || match (&field.kind, &*value) {
-                (Kind::Message(_), value) => value.as_object().is_none_or(|inner| !inner.is_empty()),
-                // A present empty list and an absent one print differently when both are printed.
-                (Kind::List { .. } | Kind::Map { .. }, _) => !(field.omit_empty && is_empty(&field.kind, value)),
-                (Kind::Scalar(Scalar::Quantity), value) => value != "0",
-                (Kind::Scalar(Scalar::IntOrString), value) => value != 0,
-                (Kind::Scalar(_), value) => !is_empty(&field.kind, value),
-            }
-    });
-}
-
-fn minimal_kind(schema: &Schema, kind: &Kind, value: &mut Value) {
-    match (kind, value) {
-        (Kind::Message(id), Value::Object(fields)) => minimal_message(schema, *id, fields),
-        (Kind::List { element, .. }, Value::Array(items)) => {
-            items.iter_mut().for_each(|item| minimal_kind(schema, element, item));
-        }
-        (Kind::Map { value: element, .. }, Value::Object(entries)) => {
-            entries.values_mut().for_each(|item| minimal_kind(schema, element, item));
-        }
-        _ => {}
-    }
-}
-
-/// Puts an object into the form in which upstream prints it. The value must
-/// conform to the schema; schemaless and custom objects are left alone.
-pub fn canonicalize(root: &Root, value: &mut Value) {
-    if let Value::Object(fields) = value {
-        canonical_message(&root.schema, root.id, fields);
-    }
-}
-
-fn canonical_message(schema: &Schema, id: MessageId, fields: &mut Map<String, Value>) {
-    for field in schema.fields(id) {
-        let name = field.json.as_ref();
-        match fields.get_mut(name) {
-            Some(value) => {
-                canonical_kind(schema, &field.kind, value);
-                if field.omit_empty && !field.pointer && is_empty(&field.kind, value) {
-                    fields.remove(name);
-                }
-            }
-            None => {
-                if let Some(filler) = filler(schema, field) {
-                    fields.insert(name.to_owned(), filler);
-                }
-            }
-        }
-    }
-}
-
-fn canonical_kind(schema: &Schema, kind: &Kind, value: &mut Value) {
-    match (kind, value) {
-        (Kind::Message(id), Value::Object(fields)) => canonical_message(schema, *id, fields),
-        (Kind::List { element, .. }, Value::Array(items)) => {
-            items.iter_mut().for_each(|item| canonical_kind(schema, element, item));
-        }
-        (Kind::Map { value: element, .. }, Value::Object(entries)) => {
-            entries.values_mut().for_each(|item| canonical_kind(schema, element, item));
-        }
-        _ => {}
-    }
-}
-
-/// Whether Go's `omitempty` leaves the value out.
-fn is_empty(kind: &Kind, value: &Value) -> bool {
-    match (kind, value) {
-        (_, Value::Null) => true,
-        (Kind::Scalar(Scalar::String | Scalar::Bytes), Value::String(text)) => text.is_empty(),
-        (Kind::Scalar(Scalar::Bool), Value::Bool(flag)) => !flag,
-        (Kind::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Double), Value::Number(number)) => {
-            number.as_f64() == Some(0.0)
-        }
-        (Kind::List { .. }, Value::Array(items)) => items.is_empty(),
-        (Kind::Map { .. }, Value::Object(entries)) => entries.is_empty(),
-        _ => false,
-    }
-}
-
-/// What Go prints for an absent field, if it prints it.
-fn filler(schema: &Schema, field: &Field) -> Option<Value> {
-    match (&field.kind, field.pointer) {
-        (_, true) => (!field.omit_empty).then_some(Value::Null),
-        // `omitempty` does not apply to structures.
-        (Kind::Message(id), false) => {
-            let mut fields = Map::new();
-            canonical_message(schema, *id, &mut fields);
-            Some(Value::Object(fields))
-        }
-        (Kind::Scalar(scalar @ (Scalar::Quantity | Scalar::IntOrString | Scalar::Duration)), false) => {
-            Some(zero(*scalar))
-        }
-        (Kind::Scalar(scalar), false) => (!field.omit_empty).then(|| zero(*scalar)),
-        (Kind::List { .. } | Kind::Map { .. }, false) => (!field.omit_empty).then_some(Value::Null),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -565,31 +441,6 @@ mod tests {
             "spec": {"volumes": null, "containers": [null], "nodeSelector": {}}}))
         .unwrap();
         assert_eq!(decoded.value, json!({"metadata": {"labels": {"a": ""}}, "spec": {"containers": [{}]}}));
-    }
-
-    #[test]
-    fn canonical_form_is_what_go_prints() {
-        let role = root("rbac.authorization.k8s.io", "v1", "Role");
-        let mut value = json!({"metadata": {"name": "r", "labels": {}}});
-        canonicalize(&role, &mut value);
-        assert_eq!(value, json!({"metadata": {"name": "r"}, "rules": null}));
-
-        let service = root("", "v1", "Service");
-        let mut value = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80, "name": ""}], "publishNotReadyAddresses": false}});
-        canonicalize(&service, &mut value);
-        assert_eq!(value["status"], json!({"loadBalancer": {}}));
-        assert_eq!(value["spec"], json!({"ports": [{"port": 80, "targetPort": 0}]}));
-
-        let deployment = root("apps", "v1", "Deployment");
-        let mut value =
-            json!({"spec": {"replicas": 0, "paused": false, "template": {"spec": {"containers": [{"name": "c"}]}}}});
-        canonicalize(&deployment, &mut value);
-        assert_eq!(value["spec"]["replicas"], 0, "a set pointer to zero stays");
-        assert_eq!(value["spec"]["strategy"], json!({}));
-        assert_eq!(value["spec"]["selector"], Value::Null);
-        assert_eq!(value["spec"]["template"]["spec"]["containers"][0], json!({"name": "c", "resources": {}}));
-        assert_eq!(value["spec"]["template"]["metadata"], json!({}));
-        assert!(value["spec"].get("paused").is_none());
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! - [`json::canonicalize`]: empty fields left out, required ones filled, as upstream prints.
 //! - [`protobuf`]: `k8s\0` envelopes of built-in kinds.
 
+mod canonical;
 pub mod json;
 pub mod protobuf;
 pub mod strict;

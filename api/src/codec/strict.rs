@@ -9,6 +9,8 @@ use std::{cell::RefCell, fmt};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::limits::DUPLICATE_FIELDS_MAX;
+
 /// A place in a document, kept on the stack and printed only when needed.
 #[derive(Clone, Copy)]
 pub(crate) struct Path<'a> {
@@ -88,9 +90,6 @@ pub(crate) struct Tree<'a> {
     pub(crate) duplicates: &'a RefCell<Vec<String>>,
 }
 
-/// Duplicates recorded per document; more do not help anyone.
-const DUPLICATES_MAX: usize = 1000;
-
 impl<'de> DeserializeSeed<'de> for Tree<'_> {
     type Value = Value;
 
@@ -161,7 +160,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
             if fields.contains_key(&key) {
                 let mut duplicates = self.duplicates.borrow_mut();
                 let text = path.to_string();
-                if duplicates.len() < DUPLICATES_MAX && !duplicates.contains(&text) {
+                if duplicates.len() < DUPLICATE_FIELDS_MAX && !duplicates.contains(&text) {
                     duplicates.push(text);
                 }
             }

@@ -4,19 +4,15 @@ use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
 
 use super::PatchError;
-
-/// Operations in one patch.
-pub const OPERATIONS_MAX: usize = 10_000;
-/// Bytes that `copy` operations of one patch may add.
-pub const COPY_BYTES_MAX: usize = 3 << 20;
+use crate::limits::{PATCH_COPY_BYTES_MAX, PATCH_OPERATIONS_MAX};
 
 /// Parses and applies a JSON patch.
 pub fn apply(mut target: Value, patch: &[u8]) -> Result<Value, PatchError> {
     let operations: Vec<Value> = serde_json::from_slice(patch)
         .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
-    if operations.len() > OPERATIONS_MAX {
+    if operations.len() > PATCH_OPERATIONS_MAX {
         return Err(PatchError::TooLarge(format!(
-            "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
+            "The allowed maximum operations in a JSON patch is {PATCH_OPERATIONS_MAX}, got {}",
             operations.len()
         )));
     }
@@ -26,9 +22,9 @@ pub fn apply(mut target: Value, patch: &[u8]) -> Result<Value, PatchError> {
     for operation in operations {
         if let PatchOperation::Copy(copy) = &operation {
             copied += target.pointer(copy.from.as_str()).map_or(0, |source| source.to_string().len());
-            if copied > COPY_BYTES_MAX {
+            if copied > PATCH_COPY_BYTES_MAX {
                 return Err(PatchError::TooLarge(format!(
-                    "Unable to complete the copy, the accumulated size increase of copy operations is {copied}, exceeding the limit {COPY_BYTES_MAX}"
+                    "Unable to complete the copy, the accumulated size increase of copy operations is {copied}, exceeding the limit {PATCH_COPY_BYTES_MAX}"
                 )));
             }
         }
@@ -68,7 +64,7 @@ mod tests {
 
     #[test]
     fn operations_and_copies_are_bounded() {
-        let many: Vec<Value> = vec![json!({"op": "add", "path": "/a", "value": 1}); OPERATIONS_MAX + 1];
+        let many: Vec<Value> = vec![json!({"op": "add", "path": "/a", "value": 1}); PATCH_OPERATIONS_MAX + 1];
         assert!(matches!(run(json!({}), Value::Array(many)), Err(PatchError::TooLarge(_))));
         // Each copy doubles the document.
         let doubling: Vec<Value> =

@@ -9,6 +9,7 @@ mod apps;
 mod batch;
 mod build;
 mod core;
+pub mod custom;
 mod extension;
 mod network;
 mod policy;

@@ -7,9 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::{Field, Kind, MessageId, Root, Schema};
-
-/// Levels of nesting; deeper values are left as they are.
-const DEPTH_MAX: usize = 200;
+use crate::limits::JSON_DEPTH_MAX;
 
 /// Fills the declared defaults of an object.
 pub fn apply(root: &Root, value: &mut Value) {
@@ -19,7 +17,7 @@ pub fn apply(root: &Root, value: &mut Value) {
 }
 
 fn message(schema: &Schema, id: MessageId, fields: &mut Map<String, Value>, depth: usize) {
-    if depth > DEPTH_MAX {
+    if depth > JSON_DEPTH_MAX {
         return;
     }
     for field in schema.fields(id) {

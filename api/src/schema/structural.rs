@@ -11,10 +11,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::{Field, Kind, ListType, Message, MessageId, PatchStrategy, Root, Scalar, Schema};
-use crate::group_version::Name;
-
-/// Levels of nesting in a schema.
-const DEPTH_MAX: usize = 100;
+use crate::{group_version::Name, limits::STRUCTURAL_DEPTH_MAX};
 
 /// Why a schema cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,7 +106,7 @@ impl Compiler {
     }
 
     fn kind(&mut self, schema: &Value, path: &str, depth: usize) -> Result<Kind, StructuralError> {
-        if depth > DEPTH_MAX {
+        if depth > STRUCTURAL_DEPTH_MAX {
             return Err(StructuralError::Depth(path.to_owned()));
         }
         let embedded = flag(schema, "x-kubernetes-embedded-resource");

@@ -5,21 +5,22 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::{
-    DEPTH_MAX, ProtobufError,
+    ProtobufError,
     wire::{Content, Reader},
 };
 use crate::{
     codec::strict,
+    limits::PROTOBUF_DEPTH_MAX,
     quantity::Quantity,
     schema::{Field, Kind, MessageId, Root, Scalar, Schema},
     timestamp,
 };
 
-/// Decodes the message of `root`.
-pub(super) fn message(root: &Root, bytes: &[u8]) -> Result<Value, ProtobufError> {
+/// Decodes the message of `root`, which is embedded `depth` levels deep.
+pub(super) fn message(root: &Root, bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
     let decoder = Decoder { schema: &root.schema };
     let mut fields = Map::new();
-    decoder.fields(root.id, bytes, &mut fields, 0)?;
+    decoder.fields(root.id, bytes, &mut fields, depth)?;
     Ok(Value::Object(fields))
 }
 
@@ -35,7 +36,7 @@ impl Decoder<'_> {
         into: &mut Map<String, Value>,
         depth: usize,
     ) -> Result<(), ProtobufError> {
-        if depth >= DEPTH_MAX {
+        if depth >= PROTOBUF_DEPTH_MAX {
             return Err(ProtobufError::Malformed("exceeded max depth"));
         }
         let message = self.schema.get(id);
@@ -172,7 +173,7 @@ impl Decoder<'_> {
                 Value::from(timestamp::format_duration(SignedDuration::from_nanos(nanos)))
             }
             Scalar::IntOrString => int_or_string(content.bytes()?)?,
-            Scalar::RawExtension | Scalar::Json | Scalar::FieldsV1 => raw(content.bytes()?)?,
+            Scalar::RawExtension | Scalar::Json | Scalar::FieldsV1 => raw(content.bytes()?, depth)?,
             Scalar::SchemaOrBool | Scalar::SchemaOrArray | Scalar::SchemaOrStringArray => {
                 self.schema_or(scalar, content.bytes()?, depth)?
             }
@@ -279,7 +280,7 @@ fn int_or_string(bytes: &[u8]) -> Result<Value, ProtobufError> {
 }
 
 /// Embedded JSON, or a whole enveloped object.
-fn raw(bytes: &[u8]) -> Result<Value, ProtobufError> {
+fn raw(bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
     let mut raw: &[u8] = &[];
     let mut reader = Reader::new(bytes);
     while let Some((tag, content)) = reader.field()? {
@@ -291,7 +292,7 @@ fn raw(bytes: &[u8]) -> Result<Value, ProtobufError> {
         return Ok(Value::Null);
     }
     if super::is_enveloped(raw) {
-        return super::decode_object(raw);
+        return super::decode_at(raw, depth + 1);
     }
     strict::parse_json(raw).map(|(value, _)| value).map_err(|error| ProtobufError::Json(error.to_string()))
 }

@@ -3,8 +3,9 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
-use super::{DEPTH_MAX, ProtobufError, wire::Writer};
+use super::{ProtobufError, wire::Writer};
 use crate::{
+    limits::PROTOBUF_DEPTH_MAX,
     schema::{Field, Kind, MessageId, Root, Scalar, Schema},
     timestamp,
 };
@@ -26,7 +27,7 @@ struct Encoder<'a> {
 impl Encoder<'_> {
     /// Writes the fields of a message by descending tag.
     fn fields(&mut self, id: MessageId, values: &Map<String, Value>) -> Result<(), ProtobufError> {
-        if self.depth >= DEPTH_MAX {
+        if self.depth >= PROTOBUF_DEPTH_MAX {
             return Err(ProtobufError::Malformed("exceeded max depth"));
         }
         self.depth += 1;

@@ -24,8 +24,6 @@ use wire::{Reader, Writer};
 
 /// First bytes of every enveloped object.
 pub const MAGIC: [u8; 4] = *b"k8s\0";
-/// Levels of messages inside each other.
-const DEPTH_MAX: usize = 100;
 
 /// Why an object has no protobuf form or bytes are not an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,12 +115,17 @@ pub fn encode_message(root: &Root, value: &Value) -> Result<Vec<u8>, ProtobufErr
 
 /// Decodes an enveloped object; `apiVersion` and `kind` are put back in place.
 pub fn decode_object(bytes: &[u8]) -> Result<Value, ProtobufError> {
+    decode_at(bytes, 0)
+}
+
+/// Decodes an object that is embedded `depth` levels deep.
+fn decode_at(bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
     let envelope = open(bytes)?;
     if envelope.content_type == "application/json" {
         return serde_json::from_slice(envelope.raw).map_err(|error| ProtobufError::Json(error.to_string()));
     }
     let root = root_of(envelope.api_version, envelope.kind)?;
-    let mut value = decode_message(&root, envelope.raw)?;
+    let mut value = decode::message(&root, envelope.raw, depth)?;
     if let Value::Object(fields) = &mut value {
         fields.insert("apiVersion".to_owned(), Value::from(envelope.api_version));
         fields.insert("kind".to_owned(), Value::from(envelope.kind));
@@ -132,7 +135,7 @@ pub fn decode_object(bytes: &[u8]) -> Result<Value, ProtobufError> {
 
 /// Decodes a bare message.
 pub fn decode_message(root: &Root, bytes: &[u8]) -> Result<Value, ProtobufError> {
-    decode::message(root, bytes)
+    decode::message(root, bytes, 0)
 }
 
 fn root_of(api_version: &str, kind: &str) -> Result<Root, ProtobufError> {

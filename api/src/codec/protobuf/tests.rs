@@ -137,6 +137,14 @@ fn malformed_bytes_are_errors_not_panics() {
         });
         writer.finish()
     });
+    let nested = (0..500).fold(b"{}".to_vec(), |inner, _| {
+        let mut extension = Writer::with_capacity(inner.len() + 8);
+        extension.bytes(1, &inner);
+        let mut revision = Writer::with_capacity(inner.len() + 16);
+        revision.bytes(2, &extension.finish());
+        seal("apps/v1", "ControllerRevision", &revision.finish())
+    });
+    assert_eq!(decode_object(&nested), Err(ProtobufError::Malformed("exceeded max depth")));
     let schema = Schema::builtin();
     let props = Root { schema: schema.clone(), id: schema.json_schema().unwrap() };
     assert_eq!(decode_message(&props, &deep), Err(ProtobufError::Malformed("exceeded max depth")));
