@@ -111,9 +111,7 @@ pub async fn start_on_server(
         cluster_domain: settings.cluster_domain.clone(),
         backend: flannel::Backend::from_name(settings.flannel_backend.name()),
     };
-    let mut node = node.clone();
-    node.labels.push(("node-role.kubernetes.io/control-plane".to_owned(), "true".to_owned()));
-    start(&node, &cluster, identity, server.snapshot(), binaries, progress, supervision).await
+    start(node, &cluster, identity, server.snapshot(), binaries, progress, supervision).await
 }
 
 /// Starts network and node agent, and waits until the node is Ready.

@@ -4,6 +4,7 @@
 
 mod control_plane;
 mod listener;
+mod node_role;
 mod secrets;
 
 use std::{sync::Arc, time::Duration};
@@ -48,6 +49,9 @@ pub async fn run(settings: ServerSettings, progress: Progress) -> Result<()> {
         write_kubeconfig(&settings, &pki)?;
         start_controllers(&settings, &pki, &plane, &progress, &mut supervision).await?;
         if let Some(binaries) = binaries {
+            let (client, nodes) = (plane.supervisor_client("skiff-supervisor"), plane.server.snapshot());
+            let name = settings.node.node_name.clone();
+            supervision.spawn("node role", async move { node_role::run(client, nodes, &name).await });
             node::start_on_server(&settings, &pki, &plane.server, binaries, &progress, &mut supervision).await?;
         }
         anyhow::Ok(())
