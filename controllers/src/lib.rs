@@ -7,6 +7,7 @@
 
 mod claim;
 mod condition;
+mod cron_schedule;
 mod deletion_rank;
 mod history;
 mod pod;
@@ -21,12 +22,14 @@ mod simulation;
 mod transcript_tests;
 
 pub mod clusterrole_aggregation;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -81,6 +84,8 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(replicaset::ReplicaSetController::<ReplicationController>::new()),
         Arc::new(daemonset::DaemonSetController),
         Arc::new(statefulset::StatefulSetController),
+        Arc::new(job::JobController),
+        Arc::new(cronjob::CronJobController),
         Arc::new(disruption::DisruptionController),
         Arc::new(clusterrole_aggregation::ClusterRoleAggregationController),
         Arc::new(ttl_after_finished::TtlAfterFinishedController),
