@@ -196,7 +196,8 @@ fn check(requirement: &Requirement) -> Result<(), SelectorError> {
     Ok(())
 }
 
-/// The canonical text; parsing it gives an equal selector.
+/// The canonical text; parsing it gives an equal selector, but for the one that
+/// selects nothing, which has no text form.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, requirement) in self.requirements.iter().enumerate() {

@@ -167,8 +167,13 @@ impl Write<'_> {
     }
 
     fn compare(&self, old: &Value, new: &Value) -> Comparison {
-        let Comparison { removed, modified, added } = typed::compare(self.kind(), old, new);
-        Comparison { removed: self.strip(&removed), modified: self.strip(&modified), added: self.strip(&added) }
+        let mut comparison = typed::compare(self.kind(), old, new);
+        for set in [&mut comparison.removed, &mut comparison.modified, &mut comparison.added] {
+            if !set.is_empty() {
+                *set = self.strip(set);
+            }
+        }
+        comparison
     }
 }
 
@@ -333,11 +338,10 @@ fn settle(
 /// the stored object, `None` on create. Call it on the object as it will be
 /// stored: defaulted, mutated, canonical.
 pub fn track_update(write: &Write<'_>, old: Option<&Value>, new: &mut Value) {
-    let live = old.map_or_else(|| write.blank(), without_managed_fields);
+    let blank = if old.is_none() { write.blank() } else { Value::Null };
     let sent = new.pointer("/metadata/managedFields").cloned();
     let mut managed = starting_point(write, old, new);
-    let after = without_managed_fields(new);
-    let comparison = if live == after { Comparison::default() } else { write.compare(&live, &after) };
+    let comparison = write.compare(old.unwrap_or(&blank), new);
     let untouched = old.is_some_and(|old| old.pointer("/metadata/managedFields").cloned() == sent);
     if comparison.is_same() && (untouched || sent.is_none()) && !ManagedFields::is_reset(new) {
         restore(old, new);
