@@ -13,6 +13,8 @@ pub mod pod_security;
 mod pod_security_checks;
 pub mod pod_topology_labels;
 pub mod priority;
+mod quota_usage;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage_object_in_use_protection;
@@ -48,5 +50,6 @@ pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_ingress_class::DefaultIngressClass),
         Arc::new(pod_topology_labels::PodTopologyLabels),
+        Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }

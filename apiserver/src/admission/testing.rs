@@ -152,4 +152,10 @@ impl Bench<'_> {
         plugin.validate(&mut request).await?;
         Ok(request.warnings)
     }
+
+    /// Tells the plugin that nothing came of the request.
+    pub async fn abandon(&self, plugin: &dyn Admission) {
+        let options = json!({});
+        plugin.abandon(&self.request(&options)).await;
+    }
 }
