@@ -12,7 +12,7 @@
 //! assert!(pods.verbs.contains(Verb::Watch) && pods.subresource("log").is_some());
 //! ```
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -247,6 +247,8 @@ pub struct Resource {
     pub columns: Vec<Column>,
     /// The message in the schema table; `None` means schemaless.
     pub schema: Option<Root>,
+    /// The OpenAPI schema of a custom resource, as its definition writes it.
+    pub open_api: Option<Arc<Value>>,
 
     /// PUT of an absent object creates it.
     pub create_on_update: bool,

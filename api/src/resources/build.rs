@@ -39,6 +39,7 @@ pub(super) fn row(group: &'static str, version: &'static str, kind: &'static str
         status_isolated: false,
         selectable_fields: Vec::new(),
         columns: vec![printers::name(), printers::age()],
+        open_api: None,
         schema: Root::for_kind(&GroupVersionKind::new(group, version, kind)),
         create_on_update: false,
         unconditional_update: true,

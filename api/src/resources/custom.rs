@@ -4,6 +4,8 @@
 //! expected to have passed validation: what is malformed here is an error that
 //! names the part, never a panic or a silent gap.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::build::storage_version_hash;
@@ -88,6 +90,7 @@ fn row(definition: &Value, version: &Value, storage_version: &str) -> Result<Res
         selectable_fields: selectable_fields(version),
         columns: columns(version)?,
         schema,
+        open_api: version.pointer("/schema/openAPIV3Schema").cloned().map(Arc::new),
         create_on_update: false,
         unconditional_update: false,
         graceful_deletion: false,

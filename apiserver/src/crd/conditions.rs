@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::row;
 use crate::registry::meta::time_text;
 
 /// The status a definition must show; equal to the present one when nothing changed.
@@ -26,10 +25,11 @@ pub fn status(definition: &Value, conflict: Option<&str>, now: Timestamp) -> Val
     } else if !status["acceptedNames"].is_object() {
         status["acceptedNames"] = json!({"kind": "", "plural": ""});
     }
-    let current = row::storage_version(definition);
+    let mut versions = definition["spec"]["versions"].as_array().into_iter().flatten();
+    let current = versions.find(|version| version["storage"] == true).map(|version| version["name"].clone());
     let mut stored = status["storedVersions"].as_array().cloned().unwrap_or_default();
-    if !stored.iter().any(|version| version == current.as_ref()) {
-        stored.push(json!(current));
+    if let Some(current) = current.filter(|current| !stored.contains(current)) {
+        stored.push(current);
     }
     status["storedVersions"] = Value::Array(stored);
     status

@@ -7,15 +7,14 @@
 //! its objects first, then its finalizer, then its rows.
 
 mod conditions;
-mod row;
 pub(crate) mod schema_validation;
 mod strategy;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
-use skiff_api::{GroupResource, Object, Resource, Status};
+use skiff_api::{GroupResource, Object, Resource, Status, resources::custom};
 use skiff_client::StoreEvent;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +38,13 @@ pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io"
 const RETRY: Duration = Duration::from_secs(2);
 /// Objects of a dying definition deleted at the same time.
 const CLEANUP_CONCURRENCY: usize = 8;
+
+/// The store of a definition's objects.
+fn storage(definition: &Value) -> GroupResource {
+    let text = |value: &Value| Cow::Owned(value.as_str().unwrap_or_default().to_owned());
+    let spec = &definition["spec"];
+    GroupResource { group: text(&spec["group"]), resource: text(&spec["names"]["plural"]) }
+}
 
 const DEFINITIONS: GroupResource = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
 
@@ -128,17 +134,17 @@ impl CustomResources {
     }
 
     async fn serve(&self, definition: &Value, served: &mut HashMap<String, GroupResource>) -> Result<(), Status> {
-        let resource = row::storage(definition);
+        let resource = storage(definition);
         let conflict = self.conflict(definition, &resource);
         if conflict.is_none() {
+            let rows = custom::rows(definition).map_err(Status::internal)?;
             self.store.caches.add(resource.clone()).await?;
             self.store.registry.serve_custom(
                 &resource,
                 Arc::new(CustomStrategy::new(definition)),
                 CustomScale::new(definition).map(|scale| Arc::new(scale) as _),
             );
-            let rows: Vec<Arc<Resource>> = row::rows(definition).into_iter().map(Arc::new).collect();
-            self.store.resources.replace(&resource, rows);
+            self.store.resources.replace(&resource, rows.into_iter().map(Arc::new).collect());
             served.insert(meta::text(definition, "name").to_owned(), resource);
         }
         let status = conditions::status(definition, conflict.as_deref(), jiff::Timestamp::now());
@@ -153,9 +159,10 @@ impl CustomResources {
         let names = &definition["spec"]["names"];
         let table = self.store.resources.table();
         let kind = names["kind"].as_str().unwrap_or_default();
-        let other = table.rows().iter().find(|row| {
-            row.group == resource.group && row.group_resource() != *resource && row.kind == kind
-        })?;
+        let other = table
+            .rows()
+            .iter()
+            .find(|row| row.group == resource.group && row.group_resource() != *resource && row.kind == kind)?;
         Some(format!("\"{kind}\" is already in use by {}", other.group_resource()))
     }
 
@@ -163,7 +170,7 @@ impl CustomResources {
         if !meta::finalizers(definition).contains(&CLEANUP_FINALIZER) {
             return Ok(());
         }
-        let resource = row::storage(definition);
+        let resource = storage(definition);
         if let Some(row) = self.store.resources.preferred(&resource)
             && let Some(store) = self.store.snapshot().store(&resource)
         {

@@ -211,7 +211,11 @@ impl Checker<'_> {
         if let Some(parts) = schema["oneOf"].as_array() {
             let count = parts.iter().filter(|part| fits(part)).count();
             if count != 1 {
-                let found = if count == 0 { "Found none valid".to_owned() } else { format!("Found {count} valid alternatives") };
+                let found = if count == 0 {
+                    "Found none valid".to_owned()
+                } else {
+                    format!("Found {count} valid alternatives")
+                };
                 self.invalid(path, value, &format!("must validate one and only one schema (oneOf). {found}"));
             }
         }
@@ -259,7 +263,9 @@ mod tests {
                 "color": {"type": "string", "enum": ["red", "blue"], "pattern": "^[a-z]+$"},
                 "port": {"x-kubernetes-int-or-string": true},
                 "tags": {"type": "array", "maxItems": 2, "x-kubernetes-list-type": "set", "items": {"type": "string"}}}}}});
-        assert!(fields(&schema, &json!({"spec": {"size": 3, "color": "red", "port": "http", "tags": ["a"]}})).is_empty());
+        assert!(
+            fields(&schema, &json!({"spec": {"size": 3, "color": "red", "port": "http", "tags": ["a"]}})).is_empty()
+        );
         assert_eq!(fields(&schema, &json!({"metadata": {}})), ["spec: Required value"]);
         assert_eq!(
             fields(&schema, &json!({"spec": {"size": "x"}})),

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 use skiff_api::{Cause, Status};
 
-use super::{row::pointer, schema_validation};
+use super::schema_validation;
 use crate::registry::{Operation, RequestContext, Strategy, View};
 
 /// Validates by version; the storage version's schema is in charge of what is stored.
@@ -47,6 +47,11 @@ impl Strategy for CustomStrategy {
         let status_differs = !self.status && old.get("status") != new.get("status");
         status_differs || crate::registry::meta::spec_differs(old, new)
     }
+}
+
+/// `.spec.color` as a JSON pointer.
+fn pointer(path: &str) -> String {
+    path.split('.').filter(|part| !part.is_empty()).fold(String::new(), |pointer, part| format!("{pointer}/{part}"))
 }
 
 /// `scale` of a custom resource, by the paths of its definition.

@@ -46,7 +46,7 @@ impl Collector {
         let package = skiff_api::schema::package_of(&row.group, &row.version);
         let object = match builtin.message(&package, &row.kind).filter(|_| row.schema.is_some()) {
             Some(id) => self.message(id),
-            None => self.schemaless(row),
+            None => self.custom(row),
         };
         if let Some(schema) = self.done.get_mut(&object).filter(|schema| schema.is_object()) {
             schema["x-kubernetes-group-version-kind"] = gvk(&row.kind);
@@ -107,15 +107,18 @@ impl Collector {
         name
     }
 
-    fn schemaless(&mut self, row: &Resource) -> String {
+    /// A custom resource: the schema of its definition, with the types every object has.
+    fn custom(&mut self, row: &Resource) -> String {
         let name = names::custom(row, &row.kind);
         let meta = self.named("meta/v1", "ObjectMeta");
-        let schema = json!({
-            "type": "object", "x-kubernetes-preserve-unknown-fields": true,
-            "properties": {
-                "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": self.reference(&meta),
-            },
-        });
+        let mut schema = match &row.open_api {
+            Some(own) if self.dialect == Dialect::V3 => (**own).clone(),
+            Some(own) => without_v3(own),
+            None => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+        };
+        schema["properties"]["apiVersion"] = json!({"type": "string"});
+        schema["properties"]["kind"] = json!({"type": "string"});
+        schema["properties"]["metadata"] = self.reference(&meta);
         self.done.insert(name.clone(), schema);
         name
     }
@@ -146,7 +149,8 @@ impl Collector {
 
     fn field(&mut self, field: &Field) -> Value {
         let mut schema = self.value(&field.kind);
-        let merges = [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys"), (field.patch.replace, "replace")];
+        let merges =
+            [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys"), (field.patch.replace, "replace")];
         let strategies: Vec<&str> = merges.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
         let extended = !strategies.is_empty() || field.merge_key.is_some() || field.default.is_some();
         if extended && self.dialect == Dialect::V3 && schema.get("$ref").is_some() {
@@ -222,5 +226,33 @@ fn component(scalar: Scalar) -> Value {
         Scalar::Quantity | Scalar::Duration => json!({"type": "string"}),
         Scalar::RawExtension | Scalar::FieldsV1 => json!({"type": "object"}),
         _ => json!({}),
+    }
+}
+
+/// A schema without what OpenAPI v2 cannot say; where that leaves a gap, anything is allowed.
+fn without_v3(schema: &Value) -> Value {
+    const DROPPED: [&str; 6] = ["nullable", "oneOf", "anyOf", "not", "allOf", "x-kubernetes-validations"];
+    match schema {
+        Value::Object(fields) => {
+            let keep = |name: &str| !DROPPED.contains(&name);
+            let open = fields.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+            let mut out: Map<String, Value> = Map::new();
+            for (name, value) in fields.iter().filter(|(name, _)| keep(name)) {
+                let value = match (name.as_str(), value) {
+                    ("properties", Value::Object(properties)) => {
+                        let each = properties.iter().map(|(name, value)| (name.clone(), without_v3(value)));
+                        Value::Object(each.collect())
+                    }
+                    ("items" | "additionalProperties", value) => without_v3(value),
+                    (_, value) => value.clone(),
+                };
+                out.insert(name.clone(), value);
+            }
+            if open {
+                out.remove("type");
+            }
+            Value::Object(out)
+        }
+        other => other.clone(),
     }
 }
