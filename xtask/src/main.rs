@@ -1,5 +1,6 @@
 //! The project's own tools: `cargo xtask <verb>`.
 
+mod bench;
 mod dist;
 mod setup;
 mod shell;
@@ -13,6 +14,7 @@ const HELP: &str = "cargo xtask <verb>
   setup [--tests]   install what building and running need (as root, by apt-get), or say what is missing
   dist [--debug]    build the binary, put the payload behind it: target/dist/skiff
   test              format, tidy, clippy, all tests, and the cluster suite on the release binary
+  bench [NAME]      measure the release binary: start, idle
   tidy              check what rustfmt and clippy cannot: crate edges, file sizes, module docs";
 
 fn main() -> Result<()> {
@@ -22,6 +24,7 @@ fn main() -> Result<()> {
         Some("setup") => setup::setup(has("--tests")),
         Some("dist") => dist::dist(if has("--debug") { dist::Profile::Debug } else { dist::Profile::Release }),
         Some("test") => test::test(),
+        Some("bench") => bench::bench(arguments.get(1).map(String::as_str)),
         Some("tidy") => tidy::run(),
         Some("help" | "--help" | "-h") | None => {
             println!("{HELP}");
