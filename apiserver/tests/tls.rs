@@ -124,8 +124,7 @@ async fn a_certificate_names_the_user_and_its_groups() {
     assert!(refused.unwrap_err().to_string().contains("system:anonymous"));
     let stranger_ca = authority("other");
     let (pem, key) = leaf(&stranger_ca, "root", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
-    let forged =
-        Identity::Certificate { chain_pem: pem.into_bytes(), key_pem: key.serialize_pem().into_bytes() };
+    let forged = Identity::Certificate { chain_pem: pem.into_bytes(), key_pem: key.serialize_pem().into_bytes() };
     assert!(running.client(forged).list(&config_maps(), None, &Default::default()).await.is_err());
 }
 
@@ -134,7 +133,10 @@ async fn a_new_certificate_is_used_for_new_connections() {
     let running = start().await;
     let other_ca = authority("new-server-ca");
     running.tls.store(Arc::new(server_config(&other_ca, &running.client_ca)));
-    assert!(running.admin().list(&config_maps(), None, &Default::default()).await.is_err(), "the old CA is not trusted");
+    assert!(
+        running.admin().list(&config_maps(), None, &Default::default()).await.is_err(),
+        "the old CA is not trusted"
+    );
 }
 
 #[tokio::test]

@@ -50,8 +50,14 @@ async fn a_defined_resource_is_served_like_any_other() {
     assert_eq!(documents["resources"][0]["shortNames"], json!(["wd"]));
     let red = api.get(&format!("{WIDGETS}?fieldSelector=spec.color%3Dred")).await.body;
     assert_eq!((red["kind"].as_str(), red["items"].as_array().unwrap().len()), (Some("WidgetList"), 1));
-    let status = api.patch(&format!("{WIDGETS}/a/status"), "merge", json!({"status": {"size": 2}, "spec": {"size": 9}})).await;
-    assert_eq!((&status.body["status"]["size"], &status.body["spec"]["size"]), (&json!(2), &json!(3)), "{}", status.body);
+    let status =
+        api.patch(&format!("{WIDGETS}/a/status"), "merge", json!({"status": {"size": 2}, "spec": {"size": 9}})).await;
+    assert_eq!(
+        (&status.body["status"]["size"], &status.body["spec"]["size"]),
+        (&json!(2), &json!(3)),
+        "{}",
+        status.body
+    );
     let scale = api.patch(&format!("{WIDGETS}/a/scale"), "merge", json!({"spec": {"replicas": 5}})).await;
     assert_eq!(scale.code, 200, "{}", scale.body);
     let after = api.get(&format!("{WIDGETS}/a")).await.body;

@@ -1,6 +1,7 @@
 //! The whole API server, request chain to storage, on the memory backend,
 //! driven through its in-process client and its handler.
 
+mod custom_resources;
 mod deletion;
 mod harness;
 mod http_layer;
@@ -8,4 +9,3 @@ mod lists;
 mod patches;
 mod watches;
 mod writes;
-mod custom_resources;
