@@ -100,7 +100,8 @@ fn pods_reach_each_other_and_the_host_and_leave_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let (host, a, b) = (Netns::create().unwrap(), Netns::create().unwrap(), Netns::create().unwrap());
     let input = conf(dir.path(), &["10.42.7.0/24", "fd00:42:7::/64"], json!([]));
-    let add = |id: &str, pod: &Netns| host.run(|| plugin::execute(&environment("ADD", id, pod), &input).unwrap()).unwrap();
+    let add =
+        |id: &str, pod: &Netns| host.run(|| plugin::execute(&environment("ADD", id, pod), &input).unwrap()).unwrap();
     let (first, second) = (address_of(&add("aaa", &a)), address_of(&add("bbb", &b)));
     assert_eq!((first.to_string(), second.to_string()), ("10.42.7.2".into(), "10.42.7.3".into()));
 

@@ -109,7 +109,8 @@ impl Cluster {
         services.replace(all, Revision(3));
         let endpoints = json!([{"addresses": ["10.42.0.5"], "hostname": "set-0"}, {"addresses": ["10.42.0.6"]}]);
         slices.replace(vec![slice("set", 4, endpoints)], Revision(4));
-        let default = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default", "resourceVersion": "1"}});
+        let default =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default", "resourceVersion": "1"}});
         namespaces.replace(vec![object(default)], Revision(1));
         let snapshot = Snapshot::new();
         snapshot.insert(GroupResource::of::<Service>(), service_store);
@@ -162,8 +163,7 @@ impl Cluster {
 
     /// The records of the answer, sorted, or the response code if there are none.
     fn short(&self, arguments: &str) -> String {
-        let mut lines: Vec<String> =
-            self.dig(&format!("{arguments} +short")).lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = self.dig(&format!("{arguments} +short")).lines().map(str::to_owned).collect();
         if lines.is_empty() {
             let full = self.dig(arguments);
             let code = full.split("status: ").nth(1).and_then(|rest| rest.split(',').next());

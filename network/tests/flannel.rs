@@ -79,12 +79,8 @@ impl Machine {
         let mut conf = list["plugins"][0].clone();
         (conf["name"], conf["cniVersion"]) = (list["name"].clone(), list["cniVersion"].clone());
         let pod = Netns::create().unwrap();
-        let environment = Environment {
-            command: "ADD".into(),
-            container_id: id.into(),
-            netns: pod.path(),
-            interface: "eth0".into(),
-        };
+        let environment =
+            Environment { command: "ADD".into(), container_id: id.into(), netns: pod.path(), interface: "eth0".into() };
         let result = self.netns.run(|| plugin::execute(&environment, conf.to_string().as_bytes()).unwrap()).unwrap();
         let result: Value = serde_json::from_str(&result).unwrap();
         let address = result["ips"][0]["address"].as_str().unwrap().split_once('/').unwrap().0.to_owned();

@@ -178,8 +178,11 @@ fn a_service_answers_on_every_address_it_has_and_follows_its_endpoints() {
     serve_tcp(&cluster.pods[0], "0.0.0.0:8080", "a");
     serve_tcp(&cluster.pods[1], "0.0.0.0:8080", "b");
     let ports = port("TCP", 80, Some(30080));
-    cluster.service("web", json!({"clusterIP": "10.43.0.10", "type": "NodePort", "ports": ports,
-        "externalIPs": ["198.51.100.7"]}));
+    cluster.service(
+        "web",
+        json!({"clusterIP": "10.43.0.10", "type": "NodePort", "ports": ports,
+        "externalIPs": ["198.51.100.7"]}),
+    );
     cluster.wait_for("the service's address", "10.43.0.10");
     refused(ask(&cluster.host, "10.43.0.10:80"));
     refused(ask(&cluster.pods[2], "10.43.0.10:80"));
@@ -188,7 +191,11 @@ fn a_service_answers_on_every_address_it_has_and_follows_its_endpoints() {
     cluster.endpoints("web", "TCP", 8080, &[("10.42.0.2", "n1"), ("10.42.0.3", "n1")]);
     cluster.wait_for("endpoints", "numgen random mod 2");
     assert!(ask(&cluster.host, "10.43.0.10:80").is_ok(), "from the host");
-    assert_eq!(ask(&cluster.pods[2], "10.43.0.10:80").unwrap().split(' ').nth(1), Some("10.42.0.4"), "pods keep theirs");
+    assert_eq!(
+        ask(&cluster.pods[2], "10.43.0.10:80").unwrap().split(' ').nth(1),
+        Some("10.42.0.4"),
+        "pods keep theirs"
+    );
     assert!(ask(&cluster.outside, "192.0.2.1:30080").unwrap().ends_with("10.42.0.1"), "outside is masqueraded");
     assert!(ask(&cluster.host, "127.0.0.1:30080").is_ok(), "node port on loopback");
     assert!(ask(&cluster.host, "198.51.100.7:80").is_ok(), "external address");
@@ -213,8 +220,11 @@ fn local_policies_keep_the_source_and_never_leave_the_node() {
     let mut cluster = Cluster::new();
     serve_tcp(&cluster.pods[0], "0.0.0.0:8080", "a");
     let ports = port("TCP", 80, Some(30080));
-    cluster.service("web", json!({"clusterIP": "10.43.0.10", "type": "NodePort", "ports": ports,
-        "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}));
+    cluster.service(
+        "web",
+        json!({"clusterIP": "10.43.0.10", "type": "NodePort", "ports": ports,
+        "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}),
+    );
     cluster.endpoints("web", "TCP", 8080, &[("10.42.0.2", "n1"), ("10.42.9.9", "n2")]);
     cluster.wait_for("local endpoint", "loc4/default/web");
     assert_eq!(ask(&cluster.outside, "192.0.2.1:30080").unwrap(), "a 192.0.2.2");
@@ -230,9 +240,7 @@ fn clients_stick_to_their_endpoint_when_asked_to() {
     serve_tcp(&cluster.pods[0], "0.0.0.0:8080", "a");
     serve_tcp(&cluster.pods[1], "0.0.0.0:8080", "b");
     let both = [("10.42.0.2", "n1"), ("10.42.0.3", "n1")];
-    let spec = |affinity: &str| {
-        json!({"clusterIP": "10.43.0.10", "ports": port("TCP", 80, None), "sessionAffinity": affinity})
-    };
+    let spec = |affinity: &str| json!({"clusterIP": "10.43.0.10", "ports": port("TCP", 80, None), "sessionAffinity": affinity});
     cluster.service("web", spec("ClientIP"));
     cluster.endpoints("web", "TCP", 8080, &both);
     cluster.wait_for("sticky rules", "update @aff4");

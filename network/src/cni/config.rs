@@ -89,7 +89,11 @@ impl Environment {
     /// Container and interface, which every command on a pod needs.
     pub fn validate(&self) -> Result<(), CniError> {
         let invalid = |name: &str, value: &str| {
-            CniError::new(ErrorCode::InvalidEnvironment, format!("{name} is missing or malformed"), format!("{value:?}"))
+            CniError::new(
+                ErrorCode::InvalidEnvironment,
+                format!("{name} is missing or malformed"),
+                format!("{value:?}"),
+            )
         };
         let is_word = |text: &str, extra: &[u8]| {
             text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())

@@ -15,7 +15,12 @@ const PRIORITY_SNAT: i32 = 90;
 
 /// Script that publishes `mappings` of a pod. `displaced` are mappings of pods
 /// that are gone but were never taken down; they occupy the same ports.
-pub fn publish(table: &str, mappings: &[PortMapping], displaced: &[(PortMapping, Vec<IpAddr>)], addresses: &[IpAddr]) -> String {
+pub fn publish(
+    table: &str,
+    mappings: &[PortMapping],
+    displaced: &[(PortMapping, Vec<IpAddr>)],
+    addresses: &[IpAddr],
+) -> String {
     let mut script = frame(table);
     for (mapping, addresses) in displaced {
         remove_elements(&mut script, table, std::slice::from_ref(mapping), addresses);

@@ -115,11 +115,8 @@ impl Pool {
         for (net, address) in subnets.iter().zip(&addresses) {
             self.state.last.insert(net.to_string(), *address);
         }
-        let lease = Lease {
-            addresses: addresses.clone(),
-            netns: netns.to_owned(),
-            port_mappings: port_mappings.to_vec(),
-        };
+        let lease =
+            Lease { addresses: addresses.clone(), netns: netns.to_owned(), port_mappings: port_mappings.to_vec() };
         self.state.leases.insert(key, lease);
         self.write()?;
         Ok(addresses)
@@ -255,9 +252,8 @@ mod tests {
     fn addresses_are_given_round_robin_and_the_same_to_the_same_pod() {
         let dir = tempfile::tempdir().unwrap();
         let subnets = nets(&["10.42.0.0/24", "fd00:42::/64"]);
-        let reserve = |container: &str| {
-            Pool::open(dir.path()).unwrap().reserve(container, "eth0", "/x", &subnets, &[]).unwrap()
-        };
+        let reserve =
+            |container: &str| Pool::open(dir.path()).unwrap().reserve(container, "eth0", "/x", &subnets, &[]).unwrap();
         let first = reserve("a");
         assert_eq!(first, ["10.42.0.2".parse::<IpAddr>().unwrap(), "fd00:42::2".parse().unwrap()]);
         assert_eq!(reserve("a"), first);

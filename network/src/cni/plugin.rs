@@ -121,9 +121,8 @@ fn connect(
     let here = VethEnd { name: &veth, mac: None };
     let there = VethEnd { name: &environment.interface, mac: Some(mac) };
     netlink.add_veth(here, there, netns, Some(bridge.index), conf.mtu)?;
-    let port = netlink
-        .link(&veth)?
-        .ok_or_else(|| CniError::kernel(format!("{veth} vanished right after it was made")))?;
+    let port =
+        netlink.link(&veth)?.ok_or_else(|| CniError::kernel(format!("{veth} vanished right after it was made")))?;
     netlink.set_bridge_port_hairpin(port.index, conf.hairpin_mode)?;
     let gateways: Vec<IpAddr> = conf.subnets.iter().copied().map(ipam::gateway).collect();
     let pairs: Vec<(IpAddr, IpAddr)> = addresses.iter().copied().zip(gateways).collect();
@@ -158,11 +157,8 @@ fn configure_pod(interface: &str, addresses: &[(IpAddr, IpAddr)]) -> Result<(), 
         let mut to_gateway = Route::new(IpNet::from(*gateway), None, link.index);
         to_gateway.source = Some(*address);
         netlink.replace_route(&to_gateway)?;
-        let everything: IpNet = if gateway.is_ipv4() {
-            IpNet::V4(ipnet::Ipv4Net::default())
-        } else {
-            IpNet::V6(ipnet::Ipv6Net::default())
-        };
+        let everything: IpNet =
+            if gateway.is_ipv4() { IpNet::V4(ipnet::Ipv4Net::default()) } else { IpNet::V6(ipnet::Ipv6Net::default()) };
         netlink.replace_route(&Route::new(everything, Some(*gateway), link.index))?;
     }
     Ok(())
@@ -172,11 +168,8 @@ fn configure_pod(interface: &str, addresses: &[(IpAddr, IpAddr)]) -> Result<(), 
 /// processes race here at start-up: whoever comes second finds it made.
 fn ensure_bridge(netlink: &mut Netlink, conf: &NetConf) -> Result<Link, CniError> {
     let name = &conf.bridge;
-    let gateways: Vec<IpNet> = conf
-        .subnets
-        .iter()
-        .filter_map(|net| IpNet::new(ipam::gateway(*net), net.prefix_len()).ok())
-        .collect();
+    let gateways: Vec<IpNet> =
+        conf.subnets.iter().filter_map(|net| IpNet::new(ipam::gateway(*net), net.prefix_len()).ok()).collect();
     let bridge = match netlink.link(name)? {
         Some(link) => link,
         None => {
@@ -208,8 +201,7 @@ fn ensure_bridge(netlink: &mut Netlink, conf: &NetConf) -> Result<Link, CniError
 
 /// Exactly the gateways; an address of an earlier subnet would attract its pods' traffic.
 fn ensure_addresses(netlink: &mut Netlink, bridge: &Link, gateways: &[IpNet]) -> Result<(), CniError> {
-    let have: Vec<Address> =
-        netlink.addresses()?.into_iter().filter(|address| address.link == bridge.index).collect();
+    let have: Vec<Address> = netlink.addresses()?.into_iter().filter(|address| address.link == bridge.index).collect();
     for address in &have {
         let is_link_local = matches!(address.net, IpNet::V6(net) if net.addr().is_unicast_link_local());
         if !is_link_local && !gateways.contains(&address.net) {

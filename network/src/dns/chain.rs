@@ -5,10 +5,7 @@
 //! everything the cluster knows itself; only names of others need
 //! [`Server::finish`], which asks upstream.
 
-use std::{
-    sync::Arc,
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     cache::Cache,
@@ -136,9 +133,7 @@ impl Server {
             return Local::Answer(answer);
         }
         match self.forwards.iter().find(|forward| forward.accepts(&asked.name)) {
-            Some(forward) => {
-                Local::Ask(Pending { asked, forward: Arc::clone(forward), prefix, depth, undo: None })
-            }
+            Some(forward) => Local::Ask(Pending { asked, forward: Arc::clone(forward), prefix, depth, undo: None }),
             None if depth > 0 => Local::Answer(Answer { answers: prefix, ..Answer::default() }),
             None => Local::Answer(Answer::code(Rcode::SERVER_FAILURE)),
         }
@@ -190,10 +185,8 @@ impl Server {
                 None => break,
             }
         }
-        let is_resolved = answer
-            .answers
-            .iter()
-            .any(|record| record.name == *name && record.data.record_type() == asked.record_type);
+        let is_resolved =
+            answer.answers.iter().any(|record| record.name == *name && record.data.record_type() == asked.record_type);
         if *name == asked.name || is_resolved {
             return None;
         }

@@ -265,10 +265,9 @@ impl Parser {
         let files = glob(&path);
         self.corefile.directories.extend(path.parent().map(Path::to_owned));
         if files.is_empty() {
-            self.corefile.warnings.push(format!(
-                "{}:{}: no files match import pattern {}",
-                directive.file, directive.line, pattern.text
-            ));
+            self.corefile
+                .warnings
+                .push(format!("{}:{}: no files match import pattern {}", directive.file, directive.line, pattern.text));
         }
         let mut imported = Vec::new();
         for file in files {
@@ -295,7 +294,9 @@ fn glob(path: &Path) -> Vec<PathBuf> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(|name| matches_pattern(pattern.as_bytes(), name.as_bytes())))
+        .filter(|entry| {
+            entry.file_name().to_str().is_some_and(|name| matches_pattern(pattern.as_bytes(), name.as_bytes()))
+        })
         .map(|entry| entry.path())
         .filter(|path| path.is_file())
         .collect();

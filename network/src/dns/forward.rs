@@ -77,13 +77,7 @@ impl Forward {
     pub fn new(config: ForwardConfig) -> Forward {
         let upstreams =
             config.servers.iter().map(|address| Upstream { address: *address, failures: AtomicU32::new(0) }).collect();
-        Forward {
-            config,
-            upstreams,
-            turn: AtomicUsize::new(0),
-            running: AtomicUsize::new(0),
-            is_looping: false.into(),
-        }
+        Forward { config, upstreams, turn: AtomicUsize::new(0), running: AtomicUsize::new(0), is_looping: false.into() }
     }
 
     pub fn accepts(&self, name: &Name) -> bool {
@@ -207,7 +201,6 @@ pub fn nameservers(text: &str) -> Vec<SocketAddr> {
     let lines = text.lines().filter_map(|line| line.split(['#', ';']).next()?.trim().strip_prefix("nameserver"));
     lines.filter_map(|rest| rest.trim().split('%').next()?.parse::<IpAddr>().ok()).map(|ip| (ip, 53).into()).collect()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -56,7 +56,9 @@ impl Hosts {
 
     fn add(&mut self, line: &str) {
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-        let Some(address) = words.next().and_then(|word| word.split('%').next()?.parse::<IpAddr>().ok()) else { return };
+        let Some(address) = words.next().and_then(|word| word.split('%').next()?.parse::<IpAddr>().ok()) else {
+            return;
+        };
         for name in words.filter_map(|word| word.parse::<Name>().ok()) {
             let addresses = self.addresses.entry(name.clone()).or_default();
             if !addresses.contains(&address) {

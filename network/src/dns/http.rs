@@ -24,7 +24,9 @@ pub type Handler = Arc<dyn Fn(&str) -> (StatusCode, String) + Send + Sync>;
 /// Opens a listener; where the kernel has no IPv6, "all addresses" means all IPv4 addresses.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(address).await {
-        Err(error) if address.is_ipv6() && address.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse => {
+        Err(error)
+            if address.is_ipv6() && address.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse =>
+        {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
         }
         result => result,

@@ -95,7 +95,9 @@ impl ClusterIndex {
             for (address, label) in record.addresses() {
                 let names = content.reverse.entry(address).or_default();
                 let entry = (key.clone(), label.map(str::to_owned));
-                if let Err(at) = names.binary_search_by(|have| (have.1.is_some(), have).cmp(&(entry.1.is_some(), &entry))) {
+                if let Err(at) =
+                    names.binary_search_by(|have| (have.1.is_some(), have).cmp(&(entry.1.is_some(), &entry)))
+                {
                     names.insert(at, entry);
                 }
             }
@@ -164,8 +166,7 @@ pub struct Sources {
 
 /// Keeps an index current until the stores close. Marks it synced once all has been seen.
 pub async fn follow(sources: Sources, index: Arc<ClusterIndex>) {
-    let mut events =
-        (sources.services.subscribe(), sources.slices.subscribe(), sources.namespaces.subscribe());
+    let mut events = (sources.services.subscribe(), sources.slices.subscribe(), sources.namespaces.subscribe());
     let mut pod_events = sources.pods.as_ref().map(Store::subscribe);
     sources.services.wait_synced().await;
     sources.slices.wait_synced().await;
@@ -243,9 +244,8 @@ impl Follower {
             .flatten()
             .filter_map(|name| decode(&*self.sources.slices.get(&key.namespace, name)?))
             .collect();
-        let record = service.and_then(|service| {
-            ServiceRecord::compile(&service, slices.iter(), self.sources.pod_names)
-        });
+        let record =
+            service.and_then(|service| ServiceRecord::compile(&service, slices.iter(), self.sources.pod_names));
         self.index.set_service(key, record);
     }
 
@@ -339,4 +339,3 @@ fn pod_addresses(pod: &Object) -> Vec<IpAddr> {
     let ips = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     ips.chain(status.pod_ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect()
 }
-

@@ -76,7 +76,8 @@ impl Kubernetes {
     /// The answer, or `None` when another plugin should be asked.
     pub fn answer(&self, query: &Query) -> Option<Answer> {
         // The longest zone that holds the name.
-        let zone = self.config.zones.iter().filter(|zone| query.name.is_within(zone)).max_by_key(|zone| zone.wire().len())?;
+        let zone =
+            self.config.zones.iter().filter(|zone| query.name.is_within(zone)).max_by_key(|zone| zone.wire().len())?;
         let found = match reverse_suffix(zone) {
             Some(_) => self.reverse(query),
             None => self.forward(query, zone),
@@ -130,9 +131,7 @@ impl Kubernetes {
         match &labels[..count] {
             [] => self.apex(query, zone),
             [b"dns-version"] => match query.record_type {
-                record_type::TXT => {
-                    self.one(query, RecordData::Txt(vec![SPECIFICATION_VERSION.to_vec()]))
-                }
+                record_type::TXT => self.one(query, RecordData::Txt(vec![SPECIFICATION_VERSION.to_vec()])),
                 _ => NO_RECORDS,
             },
             [b"dns"] | [b"svc"] | [b"pod"] => NO_RECORDS,
@@ -247,9 +246,8 @@ impl Kubernetes {
                 self.endpoint_services(query, &service.endpoints, base, is_wanted)
             }
             ServiceKind::Headless => {
-                let has_port = |endpoint: &&EndpointRecord| {
-                    endpoint.ports.is_empty() || endpoint.ports.iter().any(&is_wanted)
-                };
+                let has_port =
+                    |endpoint: &&EndpointRecord| endpoint.ports.is_empty() || endpoint.ports.iter().any(&is_wanted);
                 let addresses = service.endpoints.iter().filter(has_port).map(|endpoint| endpoint.address);
                 Found::Records(self.addresses(&query.name, query.record_type, addresses), Vec::new())
             }
@@ -285,8 +283,7 @@ impl Kubernetes {
             let endpoints: Vec<EndpointRecord> = found.cloned().collect();
             let targets = endpoints.iter().flat_map(|endpoint| endpoint.ports.iter());
             let targets = targets.map(|port| (query.name.clone(), port.number)).collect();
-            let additional =
-                endpoints.iter().map(|endpoint| self.address(&query.name, endpoint.address)).collect();
+            let additional = endpoints.iter().map(|endpoint| self.address(&query.name, endpoint.address)).collect();
             return Found::Records(self.services(query, targets), additional);
         }
         let addresses = found.map(|endpoint| endpoint.address);
@@ -397,7 +394,12 @@ mod tests {
         index.set_namespaces(["default", "empty"].into_iter());
         let ports = json!([{"name": "http", "port": 80}, {"name": "https", "port": 443}]);
         let endpoints = json!([{"addresses": ["10.42.0.5"]}, {"addresses": ["10.42.0.6"], "hostname": "web-1"}]);
-        add(&index, "web", json!({"clusterIP": "10.43.0.9", "clusterIPs": ["10.43.0.9", "fd00::9"], "ports": ports}), json!([]));
+        add(
+            &index,
+            "web",
+            json!({"clusterIP": "10.43.0.9", "clusterIPs": ["10.43.0.9", "fd00::9"], "ports": ports}),
+            json!([]),
+        );
         add(&index, "set", json!({"clusterIP": "None"}), endpoints);
         add(&index, "none", json!({"clusterIP": "None"}), json!([]));
         add(&index, "ext", json!({"type": "ExternalName", "externalName": "example.org"}), json!([]));
@@ -478,7 +480,12 @@ mod tests {
         for name in ["cluster.local", "svc.cluster.local", "default.svc.cluster.local", "empty.pod.cluster.local"] {
             assert_eq!(data(name, A), "NODATA", "{name}");
         }
-        for name in ["nope.svc.cluster.local", "nope.default.svc.cluster.local", "a.b.c.d.e.f.g.cluster.local", "x.cluster.local"] {
+        for name in [
+            "nope.svc.cluster.local",
+            "nope.default.svc.cluster.local",
+            "a.b.c.d.e.f.g.cluster.local",
+            "x.cluster.local",
+        ] {
             assert_eq!(data(name, A), "NXDOMAIN", "{name}");
         }
         assert_eq!(data("dns-version.cluster.local", TXT), "1.1.0");

@@ -239,13 +239,32 @@ pub enum RecordData {
     Cname(Name),
     Ptr(Name),
     Ns(Name),
-    Mx { preference: u16, exchange: Name },
-    Srv { priority: u16, weight: u16, port: u16, target: Name },
+    Mx {
+        preference: u16,
+        exchange: Name,
+    },
+    Srv {
+        priority: u16,
+        weight: u16,
+        port: u16,
+        target: Name,
+    },
     /// Strings of at most 255 bytes each.
     Txt(Vec<Vec<u8>>),
-    Soa { primary: Name, mailbox: Name, serial: u32, refresh: u32, retry: u32, expire: u32, minimum: u32 },
+    Soa {
+        primary: Name,
+        mailbox: Name,
+        serial: u32,
+        refresh: u32,
+        retry: u32,
+        expire: u32,
+        minimum: u32,
+    },
     /// Any other type, as it is on the wire.
-    Other { record_type: u16, bytes: Vec<u8> },
+    Other {
+        record_type: u16,
+        bytes: Vec<u8>,
+    },
 }
 
 impl RecordData {

@@ -51,10 +51,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(async {
             let token = CancellationToken::new();
-            tokio::select! {
-                outcome = run::run(config, token.clone()) => outcome.map_err(|error| error.to_string()),
-                () = terminated() => Ok(()),
-            }
+            let serving = run::run(config, token.clone());
+            tokio::pin!(serving);
+            let outcome = tokio::select! {
+                outcome = &mut serving => outcome,
+                () = terminated() => {
+                    token.cancel();
+                    serving.await
+                }
+            };
+            outcome.map_err(|error| error.to_string())
         }),
         Err(error) => Err(format!("start runtime: {error}")),
     };

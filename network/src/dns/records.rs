@@ -52,9 +52,11 @@ impl ServiceRecord {
         pod_names: bool,
     ) -> Option<ServiceRecord> {
         let spec = service.spec.as_ref()?;
-        let ports = spec.ports.iter().flatten().filter_map(|port| {
-            port_record(port.name.as_deref(), port.protocol.as_deref(), port.port)
-        });
+        let ports = spec
+            .ports
+            .iter()
+            .flatten()
+            .filter_map(|port| port_record(port.name.as_deref(), port.protocol.as_deref(), port.port));
         let kind = if spec.type_.as_deref() == Some("ExternalName") {
             ServiceKind::External(spec.external_name.as_deref()?.parse().ok()?)
         } else {
@@ -126,8 +128,7 @@ mod tests {
     use super::*;
 
     fn compile(spec: Value, endpoints: Value, pod_names: bool) -> ServiceRecord {
-        let service: Service =
-            serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": spec})).unwrap();
+        let service: Service = serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": spec})).unwrap();
         let slice: EndpointSlice = serde_json::from_value(json!({"metadata": {"name": "s-1"}, "addressType": "IPv4",
             "ports": [{"name": "HTTP", "port": 8080}], "endpoints": endpoints}))
         .unwrap();

@@ -139,10 +139,14 @@ impl Matcher {
             Matcher::Exact(want) => (want == name).then(|| replacement.to_owned())?,
             Matcher::Prefix(prefix) => format!("{replacement}{}", text.strip_prefix(prefix.as_str())?),
             Matcher::Suffix(suffix) => {
-                let rest = text.strip_suffix(suffix.as_str()).or_else(|| text.strip_suffix('.')?.strip_suffix(suffix.as_str()))?;
+                let rest = text
+                    .strip_suffix(suffix.as_str())
+                    .or_else(|| text.strip_suffix('.')?.strip_suffix(suffix.as_str()))?;
                 format!("{rest}{replacement}")
             }
-            Matcher::Substring(part) => text.contains(part.as_str()).then(|| text.replace(part.as_str(), replacement))?,
+            Matcher::Substring(part) => {
+                text.contains(part.as_str()).then(|| text.replace(part.as_str(), replacement))?
+            }
             Matcher::Regex(pattern) => expand(replacement, &pattern.captures(&text)?),
         };
         rewritten.parse().ok()

@@ -58,9 +58,11 @@ pub enum DnsError {
     Watch(io::Error),
 }
 
-/// Runs until cancelled; returns early only if it cannot begin.
-pub async fn run(config: RunConfig, token: CancellationToken) -> Result<(), DnsError> {
-    let _stop = token.clone().drop_guard();
+/// Runs until cancelled and then for as long as `lameduck` says, so that clients
+/// that have not heard yet still get answers. Returns early only if it cannot begin.
+pub async fn run(config: RunConfig, stop: CancellationToken) -> Result<(), DnsError> {
+    let token = CancellationToken::new();
+    let _guard = token.clone().drop_guard();
     let (corefile, parsed) = load(&config)?;
     let servers: Servers = Arc::new(ArcSwap::from_pointee(Vec::new()));
     let (responder, owner) = server::responder(Arc::clone(&servers));
@@ -78,11 +80,15 @@ pub async fn run(config: RunConfig, token: CancellationToken) -> Result<(), DnsE
     running.adopt(&parsed).await?;
     tracing::info!(component = "dns", servers = parsed.servers.len(), "serving");
     let mut files = FileWatch::new().map_err(DnsError::Watch)?;
+    let mut lameduck = lameduck(&parsed);
     let mut watched = watched_files(&corefile, &parsed);
     files.extend(watched.iter().map(AsRef::as_ref), corefile.directories.iter().map(AsRef::as_ref));
     loop {
         tokio::select! {
-            () = token.cancelled() => return Ok(()),
+            () = stop.cancelled() => {
+                sleep(lameduck).await;
+                return Ok(());
+            }
             changed = files.changed() => changed.map_err(DnsError::Watch)?,
         }
         match load(&config) {
@@ -90,11 +96,16 @@ pub async fn run(config: RunConfig, token: CancellationToken) -> Result<(), DnsE
                 watched = watched_files(&corefile, &parsed);
                 files.extend(watched.iter().map(AsRef::as_ref), corefile.directories.iter().map(AsRef::as_ref));
                 match running.adopt(&parsed).await {
-                    Ok(()) => tracing::info!(component = "dns", "configuration read again"),
+                    Ok(()) => {
+                        lameduck = self::lameduck(&parsed);
+                        tracing::info!(component = "dns", "configuration read again");
+                    }
                     Err(error) => tracing::error!(component = "dns", %error, "new configuration is not usable"),
                 }
             }
-            Err(error) => tracing::error!(component = "dns", %error, "new configuration is not valid, keeping the old one"),
+            Err(error) => {
+                tracing::error!(component = "dns", %error, "new configuration is not valid, keeping the old one")
+            }
         }
     }
 }
@@ -106,6 +117,10 @@ fn load(config: &RunConfig) -> Result<(Corefile, Config), CorefileError> {
         tracing::warn!(component = "dns", "{warning}");
     }
     Ok((corefile, parsed))
+}
+
+fn lameduck(config: &Config) -> Duration {
+    config.health.iter().map(|(_, wait)| *wait).max().unwrap_or_default()
 }
 
 fn watched_files(corefile: &Corefile, config: &Config) -> Vec<PathBuf> {

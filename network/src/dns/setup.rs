@@ -53,6 +53,7 @@ pub struct ServerConfig {
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     pub servers: Vec<ServerConfig>,
+    /// Listening address, and how long to go on after being told to stop.
     pub health: Vec<(SocketAddr, Duration)>,
     pub ready: Vec<SocketAddr>,
     pub metrics: Vec<SocketAddr>,
@@ -220,19 +221,19 @@ fn address(directive: &Directive, default: &str) -> Result<SocketAddr> {
 }
 
 fn lameduck(directive: &Directive) -> Result<Duration> {
+    let mut wait = Duration::ZERO;
     for line in &directive.block {
         match line[0].text.as_str() {
-            "lameduck" => return duration(one(line, "a duration")?),
+            "lameduck" => wait = duration(one(line, "a duration")?)?,
             other => return Err(line[0].error(format!("unknown property {other:?} of health"))),
         }
     }
-    Ok(Duration::ZERO)
+    Ok(wait)
 }
 
 fn bind(directive: &Directive) -> Result<Vec<IpAddr>> {
-    let parse = |token: &Token| {
-        token.text.parse().map_err(|_| token.error(format!("{:?} is not an IP address", token.text)))
-    };
+    let parse =
+        |token: &Token| token.text.parse().map_err(|_| token.error(format!("{:?} is not an IP address", token.text)));
     directive.arguments.iter().map(parse).collect()
 }
 
@@ -333,8 +334,16 @@ fn kubernetes(directive: &Directive, own: &[Name]) -> Result<KubernetesConfig> {
                 config.kubeconfig = Some((file.text.clone(), line.get(2).map(|token| token.text.clone())));
             }
             // Settings of how the API is reached or how empty services are treated, right as they are.
-            "endpoint" | "tls" | "noendpoints" | "ignore" | "upstream" | "transfer" | "startup_timeout"
-            | "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {}
+            "endpoint"
+            | "tls"
+            | "noendpoints"
+            | "ignore"
+            | "upstream"
+            | "transfer"
+            | "startup_timeout"
+            | "apiserver_qps"
+            | "apiserver_burst"
+            | "apiserver_max_inflight" => {}
             other => return Err(line[0].error(format!("unknown property {other:?} of kubernetes"))),
         }
     }
@@ -362,13 +371,20 @@ fn forward(directive: &Directive, config: &mut Config) -> Result<ForwardConfig> 
                     "random" => Policy::Random,
                     "round_robin" => Policy::RoundRobin,
                     "sequential" => Policy::Sequential,
-                    other => return Err(policy.error(format!("policy {other:?} is not random, round_robin, sequential"))),
+                    other => {
+                        return Err(policy.error(format!("policy {other:?} is not random, round_robin, sequential")));
+                    }
                 };
             }
             "force_tcp" => forward.force_tcp = true,
             "max_concurrent" => forward.max_concurrent = number(one(line, "a number")?)?,
             "max_fails" => forward.max_fails = number(one(line, "a number")?)?,
-            "prefer_udp" | "expire" | "max_idle_conns" | "health_check" | "next" | "failfast_all_unhealthy_upstreams"
+            "prefer_udp"
+            | "expire"
+            | "max_idle_conns"
+            | "health_check"
+            | "next"
+            | "failfast_all_unhealthy_upstreams"
             | "failover" => {}
             "tls" | "tls_servername" => return Err(line[0].error("forwarding over TLS is not supported")),
             other => return Err(line[0].error(format!("unknown property {other:?} of forward"))),
@@ -396,7 +412,8 @@ fn upstream(target: &Token, config: &mut Config) -> Result<Vec<SocketAddr>> {
             .map_err(|error| target.error(format!("read resolver configuration {text}: {error}")))?;
         return Ok(nameservers(&content));
     }
-    let found = (text, 53).to_socket_addrs().map_err(|error| target.error(format!("{text:?} is no server: {error}")))?;
+    let found =
+        (text, 53).to_socket_addrs().map_err(|error| target.error(format!("{text:?} is no server: {error}")))?;
     Ok(found.collect())
 }
 
@@ -468,7 +485,9 @@ fn matcher(at: &Token, words: &[Token], has_replacement: bool) -> Result<(Matche
     const KINDS: [&str; 5] = ["exact", "prefix", "suffix", "substring", "regex"];
     let expected = if has_replacement { 2 } else { 1 };
     let (kind, words) = match words.split_first() {
-        Some((kind, rest)) if KINDS.contains(&kind.text.as_str()) && words.len() > expected => (kind.text.as_str(), rest),
+        Some((kind, rest)) if KINDS.contains(&kind.text.as_str()) && words.len() > expected => {
+            (kind.text.as_str(), rest)
+        }
         _ => ("exact", words),
     };
     if words.len() != expected {

@@ -109,7 +109,8 @@ impl Template {
         let (Some(answers), Some(authority), Some(additional)) = made else {
             return Some(Answer::code(Rcode::SERVER_FAILURE));
         };
-        let answer = Answer { rcode: self.rcode, is_authoritative: true, answers, authority, additional, ..Answer::default() };
+        let answer =
+            Answer { rcode: self.rcode, is_authoritative: true, answers, authority, additional, ..Answer::default() };
         Some(answer)
     }
 }

@@ -38,7 +38,12 @@ pub struct Uplink {
 }
 
 /// Finds the link between nodes: by name, or as the one that has the node's address.
-pub fn find_uplink(netlink: &mut Netlink, name: Option<&str>, node_ip: Option<IpAddr>, is_v4: bool) -> Result<Option<Uplink>, DeviceError> {
+pub fn find_uplink(
+    netlink: &mut Netlink,
+    name: Option<&str>,
+    node_ip: Option<IpAddr>,
+    is_v4: bool,
+) -> Result<Option<Uplink>, DeviceError> {
     let addresses = netlink.addresses()?;
     let of_family = |net: &IpNet| net.addr().is_ipv4() == is_v4 && !is_link_local(net);
     let (link, public_ip) = match (name, node_ip) {
@@ -46,10 +51,9 @@ pub fn find_uplink(netlink: &mut Netlink, name: Option<&str>, node_ip: Option<Ip
             let link = netlink.link(name)?.ok_or_else(|| DeviceError::NoLink(name.to_owned()))?;
             let mut own = addresses.iter().filter(|address| address.link == link.index && of_family(&address.net));
             let preferred = own.clone().find(|address| Some(address.net.addr()) == node_ip);
-            let address = preferred.or_else(|| own.next()).ok_or_else(|| DeviceError::NoAddress {
-                name: name.to_owned(),
-                family: if is_v4 { 4 } else { 6 },
-            })?;
+            let address = preferred
+                .or_else(|| own.next())
+                .ok_or_else(|| DeviceError::NoAddress { name: name.to_owned(), family: if is_v4 { 4 } else { 6 } })?;
             let ip = address.net.addr();
             (link, ip)
         }

@@ -138,10 +138,7 @@ mod tests {
             v6: None,
         };
         let annotations = lease.annotations(1);
-        assert_eq!(
-            annotations["flannel.alpha.coreos.com/backend-data"],
-            r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}"#
-        );
+        assert_eq!(annotations["flannel.alpha.coreos.com/backend-data"], r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}"#);
         assert_eq!(Lease::of(&node(&annotations)), Some(lease));
     }
 

@@ -21,10 +21,7 @@ pub fn script(suffix: &str, networks: &[IpNet], own_subnets: &[IpNet]) -> String
     for network in networks {
         let (family, multicast) = if network.addr().is_ipv4() { ("ip", "224.0.0.0/4") } else { ("ip6", "ff00::/8") };
         let _ = writeln!(rules, "    {family} saddr {network} {family} daddr {network} return");
-        let _ = writeln!(
-            rules,
-            "    {family} saddr {network} {family} daddr != {multicast} masquerade fully-random"
-        );
+        let _ = writeln!(rules, "    {family} saddr {network} {family} daddr != {multicast} masquerade fully-random");
         for own in own_subnets.iter().filter(|own| own.addr().is_ipv4() == network.addr().is_ipv4()) {
             let _ = writeln!(rules, "    {family} daddr {} return", own.trunc());
         }

@@ -1,11 +1,6 @@
 //! The life of the overlay on one node.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use ipnet::IpNet;
@@ -22,9 +17,7 @@ use tokio::{task::JoinError, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    config::{
-        Backend, CONFIG_MAP_KEY, CONFIG_MAP_NAME, CONFIG_MAP_NAMESPACE, NetConf, NetConfError, NetworkConfig,
-    },
+    config::{Backend, CONFIG_MAP_KEY, CONFIG_MAP_NAME, CONFIG_MAP_NAMESPACE, NetConf, NetConfError, NetworkConfig},
     device::{self, DeviceError, Uplink},
     kernel,
     lease::{self, FamilyLease, Lease},
@@ -126,7 +119,11 @@ impl Session<'_> {
             tokio::task::spawn_blocking(move || set_up(&config, &net_conf, &subnets)).await??
         };
         tracing::info!(
-            component = "flannel", backend = ready.local.backend, ?subnets, mtu = ready.mtu, "pod network is ready"
+            component = "flannel",
+            backend = ready.local.backend,
+            ?subnets,
+            mtu = ready.mtu,
+            "pod network is ready"
         );
         self.follow(&nodes, &mut events, &assigned, &ready).await
     }
@@ -153,8 +150,7 @@ impl Session<'_> {
                 .map_err(|source| FlannelError::NetConfFile { path: path.display().to_string(), source })?;
             return Ok(NetConf::parse(&text)?);
         }
-        let from_flags =
-            NetConf { networks: self.config.cluster_cidrs.clone(), backend: self.config.backend.clone() };
+        let from_flags = NetConf { networks: self.config.cluster_cidrs.clone(), backend: self.config.backend.clone() };
         let deadline = tokio::time::Instant::now() + CONFIG_MAP_WAIT;
         let resource = GroupVersionResource::of::<ConfigMap>();
         loop {
@@ -162,10 +158,7 @@ impl Session<'_> {
                 Ok(map) => return net_conf_of(&map).map_or(Ok(from_flags), |text| Ok(NetConf::parse(&text)?)),
                 Err(error) => error,
             };
-            let may_appear = matches!(
-                error.reason(),
-                Some(skiff_api::Reason::NotFound | skiff_api::Reason::Forbidden)
-            );
+            let may_appear = matches!(error.reason(), Some(skiff_api::Reason::NotFound | skiff_api::Reason::Forbidden));
             if !may_appear {
                 return Err(FlannelError::ConfigMap(error));
             }

@@ -51,9 +51,8 @@ impl Backends {
     fn of(slices: &[&SliceInput], family: Family, port: &PortInput, node: &NodeView) -> Backends {
         let mut found: BTreeMap<SocketAddr, &EndpointInput> = BTreeMap::new();
         for slice in slices {
-            let same = |(name, protocol, _): &&(String, Protocol, u16)| {
-                *name == port.name && *protocol == port.protocol
-            };
+            let same =
+                |(name, protocol, _): &&(String, Protocol, u16)| *name == port.name && *protocol == port.protocol;
             let Some((_, _, number)) = slice.ports.iter().find(same) else { continue };
             for endpoint in slice.endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family) {
                 let known = found.entry(SocketAddr::new(endpoint.address, *number)).or_insert(endpoint);
@@ -180,8 +179,7 @@ impl PortCompiler<'_> {
     /// Packets for the cluster address.
     fn internal(&mut self) {
         let is_local = self.service.is_internal_local;
-        let (prefix, endpoints) =
-            if is_local { ("loc", &self.backends.local) } else { ("svc", &self.backends.all) };
+        let (prefix, endpoints) = if is_local { ("loc", &self.backends.local) } else { ("svc", &self.backends.all) };
         let usable = endpoints.clone();
         for ip in self.addresses(&self.service.cluster_ips) {
             if !usable.is_empty() {
@@ -220,8 +218,15 @@ impl PortCompiler<'_> {
                 self.fragment.chains.insert(balancer_chain.clone(), rules);
             }
         }
-        let reachable: Vec<SocketAddr> =
-            self.backends.all.iter().chain(&self.backends.local).copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let reachable: Vec<SocketAddr> = self
+            .backends
+            .all
+            .iter()
+            .chain(&self.backends.local)
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         let addresses = external.iter().map(|ip| (*ip, &ext)).chain(balancers.iter().map(|ip| (*ip, &balancer_chain)));
         for (ip, chain) in addresses {
             if is_reachable {
@@ -261,7 +266,8 @@ impl PortCompiler<'_> {
 
     fn source_range_rules(&self, next: &str) -> Vec<String> {
         let ranges = self.service.source_ranges.iter().filter(|range| Family::of(range.addr()) == self.family);
-        let ranges: BTreeSet<String> = ipnet::IpNet::aggregate(&ranges.copied().collect::<Vec<_>>()).iter().map(ToString::to_string).collect();
+        let ranges: BTreeSet<String> =
+            ipnet::IpNet::aggregate(&ranges.copied().collect::<Vec<_>>()).iter().map(ToString::to_string).collect();
         let ranges: Vec<String> = ranges.into_iter().collect();
         if ranges.is_empty() {
             return vec!["drop".to_owned()];
@@ -289,3 +295,7 @@ impl PortCompiler<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "compile_tests.rs"]
+mod tests;

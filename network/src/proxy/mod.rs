@@ -13,8 +13,8 @@
 
 pub mod compile;
 pub mod conntrack;
-pub mod frame;
 pub mod fragment;
+pub mod frame;
 pub mod input;
 pub mod run;
 pub mod table;

@@ -166,9 +166,8 @@ impl Table {
             let owners = self.elements.get(element);
             let have = owners.and_then(|owners| owners.values().next());
             let staying = owners.into_iter().flatten().filter(|(owner, _)| !fragments.contains_key(*owner));
-            let coming = fragments
-                .iter()
-                .filter_map(|(owner, new)| Some((owner, new.as_ref()?.elements.get(element)?)));
+            let coming =
+                fragments.iter().filter_map(|(owner, new)| Some((owner, new.as_ref()?.elements.get(element)?)));
             let want = staying.chain(coming).min_by_key(|(owner, _)| *owner).map(|(_, value)| value);
             if have == want {
                 continue;
@@ -209,4 +208,126 @@ impl Table {
 
 fn owned<K: Clone, V: Clone>((key, value): (&K, &V)) -> (K, V) {
     (key.clone(), value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use skiff_host::{netns::Netns, nftables::Nft};
+
+    use super::*;
+    use crate::proxy::fragment::{Family, Lookup};
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("default", name)
+    }
+
+    /// A service with a chain, and an address that may be another's too.
+    fn fragment(name: &str, rule: &str, address: &str) -> Fragment {
+        let chain = format!("svc4/default/{name}/tcp/80");
+        let mut fragment = Fragment::default();
+        let element = (Lookup::Services, Family::V4, format!("{address} . tcp . 80"));
+        fragment.elements.insert(element, Some(format!("goto {chain}")));
+        fragment.chains.insert(chain, vec![rule.to_owned()]);
+        fragment
+    }
+
+    fn change(table: &mut Table, name: &str, fragment: Option<Fragment>) -> String {
+        let change = table.replace([(key(name), fragment)].into());
+        let script = change.script.clone();
+        table.commit(change);
+        script
+    }
+
+    #[test]
+    fn a_change_is_as_large_as_what_changes() {
+        let mut table = Table::new("", &[]);
+        for name in ["a", "b", "c"] {
+            change(&mut table, name, Some(fragment(name, "accept", &format!("10.43.0.{}", name.as_bytes()[0]))));
+        }
+        let same = fragment("b", "accept", "10.43.0.98");
+        assert_eq!(change(&mut table, "b", Some(same)), "");
+        let script = change(&mut table, "b", Some(fragment("b", "drop", "10.43.0.98")));
+        assert_eq!(
+            script,
+            "flush chain inet skiff svc4/default/b/tcp/80\nadd rule inet skiff svc4/default/b/tcp/80 drop\n"
+        );
+        let script = change(&mut table, "b", None);
+        assert_eq!(
+            script,
+            "flush chain inet skiff svc4/default/b/tcp/80\n\
+             delete element inet skiff services4 { 10.43.0.98 . tcp . 80 }\n\
+             delete chain inet skiff svc4/default/b/tcp/80\n"
+        );
+    }
+
+    #[test]
+    fn an_address_claimed_twice_goes_to_the_first_and_then_to_the_other() {
+        let mut table = Table::new("", &[]);
+        change(&mut table, "b", Some(fragment("b", "accept", "198.51.100.1")));
+        let script = change(&mut table, "a", Some(fragment("a", "accept", "198.51.100.1")));
+        assert!(
+            script
+                .contains("add element inet skiff services4 { 198.51.100.1 . tcp . 80 : goto svc4/default/a/tcp/80 }")
+        );
+        let script = change(&mut table, "a", None);
+        assert!(
+            script
+                .contains("add element inet skiff services4 { 198.51.100.1 . tcp . 80 : goto svc4/default/b/tcp/80 }")
+        );
+    }
+
+    #[test]
+    fn every_step_of_a_random_walk_leaves_what_a_fresh_table_would_be() {
+        let netns = Netns::create().unwrap();
+        netns.run(random_walk).unwrap();
+    }
+
+    fn random_walk() {
+        let nft = Nft::default();
+        let mut table = Table::new("", &["10.42.0.0/16".parse().unwrap()]);
+        nft.apply(&table.full_script()).unwrap();
+        let mut seed = 7u32;
+        let mut random = |below: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 16) % below
+        };
+        for _ in 0..60 {
+            let mut fragments = BTreeMap::new();
+            for _ in 0..1 + random(3) {
+                let name = ["a", "b", "c", "d"][random(4) as usize];
+                let rule = ["accept", "drop", "return"][random(3) as usize];
+                let new = (random(4) > 0).then(|| {
+                    let mut new = fragment(name, rule, &format!("10.43.0.{}", random(3)));
+                    if random(2) == 0 {
+                        let set = format!("aff4/default/{name}");
+                        let seconds = 10 + random(2);
+                        new.chains
+                            .values_mut()
+                            .for_each(|rules| rules.insert(0, format!("update @{set} {{ ip saddr }}")));
+                        new.sets.insert(set, format!("type ipv4_addr; flags dynamic,timeout; timeout {seconds}s;"));
+                    }
+                    new
+                });
+                fragments.insert(key(name), new);
+            }
+            let change = table.replace(fragments);
+            nft.apply(&change.script).unwrap_or_else(|error| panic!("{error}\n{}", change.script));
+            table.commit(change);
+        }
+        let listed = |nft: &Nft| -> Vec<String> {
+            let text = nft.output(&["list", "table", "inet", "skiff"]).unwrap();
+            let text = text.replace(",\n", ",");
+            let words = |line: &str| {
+                let mut words: Vec<&str> = line.split([',', ' ', '\t']).filter(|word| !word.is_empty()).collect();
+                words.sort_unstable();
+                words.join(" ")
+            };
+            let mut lines: Vec<String> = text.lines().map(words).collect();
+            lines.sort();
+            lines
+        };
+        let walked = listed(&nft);
+        nft.apply(&table.full_script()).unwrap();
+        assert_eq!(walked, listed(&nft));
+    }
 }

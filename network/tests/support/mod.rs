@@ -20,11 +20,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_api::{GroupResource, Object, Revision};
 use skiff_client::{Body, Client, ClientError, Snapshot, Store, StoreWriter, Transport};
-use skiff_host::{
-    link::VethEnd,
-    netlink::Netlink,
-    netns::Netns,
-};
+use skiff_host::{link::VethEnd, netlink::Netlink, netns::Netns};
 
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
