@@ -3,9 +3,7 @@
 use std::{net::IpAddr, os::fd::AsRawFd};
 
 use crate::{
-    netlink::{
-        Attributes, Message, NLM_F_CREATE, NLM_F_EXCL, Netlink, NetlinkError, read_text, read_u16, read_u32,
-    },
+    netlink::{Attributes, Message, NLM_F_CREATE, NLM_F_EXCL, Netlink, NetlinkError, read_text, read_u16, read_u32},
     netns::Netns,
 };
 
@@ -212,8 +210,7 @@ impl Netlink {
 
     /// Changes the link-layer address of a link.
     pub fn set_link_mac(&mut self, index: u32, mac: Mac) -> Result<(), NetlinkError> {
-        let message =
-            Message::new(RTM_NEWLINK, 0).raw(&header(AF_UNSPEC, index, 0, 0)).attribute(IFLA_ADDRESS, &mac.0);
+        let message = Message::new(RTM_NEWLINK, 0).raw(&header(AF_UNSPEC, index, 0, 0)).attribute(IFLA_ADDRESS, &mac.0);
         self.execute(message, || format!("set address {mac} on link {index}"))
     }
 
@@ -257,8 +254,7 @@ fn header(family: u8, index: u32, flags: u32, change: u32) -> [u8; 16] {
 }
 
 fn decode(body: &[u8]) -> Option<Link> {
-    let mut link =
-        Link { index: read_u32(body, 4)?, is_up: read_u32(body, 8)? & IFF_UP != 0, ..Link::default() };
+    let mut link = Link { index: read_u32(body, 4)?, is_up: read_u32(body, 8)? & IFF_UP != 0, ..Link::default() };
     for (kind, value) in Attributes(body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = read_text(value),

@@ -234,12 +234,7 @@ impl Netlink {
     }
 
     /// Returns whether a dump was interrupted by a change.
-    fn exchange(
-        &mut self,
-        mut message: Message,
-        flags: u16,
-        visit: &mut dyn FnMut(u16, &[u8]),
-    ) -> Result<bool, Errno> {
+    fn exchange(&mut self, mut message: Message, flags: u16, visit: &mut dyn FnMut(u16, &[u8])) -> Result<bool, Errno> {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = message.finish(self.sequence, flags);
         let fd = self.socket.as_fd().as_raw_fd();

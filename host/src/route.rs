@@ -160,7 +160,11 @@ impl Netlink {
             let request = || Message::new(RTM_GETNEIGH, 0).raw(&neighbour_header(family, link, 0, 0));
             all.extend(self.dump(request, "list neighbours", |body| {
                 let (index, state, address, mac) = decode_neighbour(body)?;
-                (index == link && state & NUD_PERMANENT != 0).then_some(Neighbour { link, address: address?, mac: mac? })
+                (index == link && state & NUD_PERMANENT != 0).then_some(Neighbour {
+                    link,
+                    address: address?,
+                    mac: mac?,
+                })
             })?);
         }
         Ok(all)
