@@ -85,7 +85,9 @@ mod tests {
             assert!(text.contains("kind: "), "{}", manifest.name);
         }
         let dns = render("coredns", &variables()).unwrap();
-        assert!(dns.contains("clusterIP: \"10.43.0.10\"\n  clusterIPs: [\"10.43.0.10\"]\n  ipFamilyPolicy: SingleStack"));
+        assert!(
+            dns.contains("clusterIP: \"10.43.0.10\"\n  clusterIPs: [\"10.43.0.10\"]\n  ipFamilyPolicy: SingleStack")
+        );
         assert!(dns.contains("kubernetes cluster.local in-addr.arpa ip6.arpa {"));
         assert!(dns.contains("image: skiff.local/system:v1\n"));
     }
