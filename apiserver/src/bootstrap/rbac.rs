@@ -41,18 +41,27 @@ fn of(resource: &'static str, object: Value, merge: Merge) -> Wanted {
     Wanted { resource: GroupVersionResource::new(GROUP, "v1", resource), object, merge }
 }
 
+/// A role that others are made of.
+struct Part {
+    name: &'static str,
+    own: &'static [Rule],
+    /// Everything it contains, its own rules first.
+    all: &'static [&'static [Rule]],
+    /// The role that contains it.
+    parent: Option<&'static str>,
+}
+
 /// `view`, `edit` and `admin` collect the roles that are labelled for them. Their
 /// rules are written here already, so that they hold before a controller adds
 /// what custom roles contribute.
 fn aggregated(wanted: &mut Vec<Wanted>) {
     let label = |name: &str| format!("rbac.authorization.k8s.io/aggregate-to-{name}");
-    // (role, its own part, parts it contains, who else contains it)
-    let parts: [(&str, &[Rule], &[&[Rule]], Option<&str>); 3] = [
-        ("view", VIEW, &[VIEW], Some("edit")),
-        ("edit", EDIT, &[EDIT, VIEW], Some("admin")),
-        ("admin", ADMIN, &[ADMIN, EDIT, VIEW], None),
+    let parts = [
+        Part { name: "view", own: VIEW, all: &[VIEW], parent: Some("edit") },
+        Part { name: "edit", own: EDIT, all: &[EDIT, VIEW], parent: Some("admin") },
+        Part { name: "admin", own: ADMIN, all: &[ADMIN, EDIT, VIEW], parent: None },
     ];
-    for (name, own, all, parent) in parts {
+    for Part { name, own, all, parent } in parts {
         let mut part = role("ClusterRole", "", &format!("system:aggregate-to-{name}"), own);
         part["metadata"]["labels"][label(name)] = json!("true");
         wanted.push(of("clusterroles", part, reconcile::role));

@@ -95,7 +95,7 @@ fn named(containers: &[&Value]) -> String {
     format!("{word} {}", names.join(", "))
 }
 
-fn those<'a>(pod: &'a Value, is_bad: impl Fn(&Value) -> bool) -> Vec<&'a Value> {
+fn those(pod: &Value, is_bad: impl Fn(&Value) -> bool) -> Vec<&Value> {
     containers(pod).filter(|container| is_bad(container)).collect()
 }
 

@@ -11,6 +11,8 @@ use crate::registry::{
     value::{child, copy_field, default_text, entries, remove, set, text, text_at},
 };
 
+/// Annotation naming the account of a token secret.
+const ACCOUNT: &str = "kubernetes.io/service-account.name";
 const REDACTED: &str = "<secret contents redacted>";
 
 pub struct SecretStrategy;
@@ -58,11 +60,9 @@ fn contents(errors: &mut Errors, object: &Value) {
     let data = Path::new("data");
     let has = |key: &str| object["data"].get(key).is_some();
     match text(object, "type") {
-        "kubernetes.io/service-account-token" => {
-            if text_at(object, &["metadata", "annotations", "kubernetes.io/service-account.name"]).is_empty() {
-                let metadata = Path::new("metadata");
-                errors.required(&metadata.child("annotations").key("kubernetes.io/service-account.name"), "");
-            }
+        "kubernetes.io/service-account-token" if text_at(object, &["metadata", "annotations", ACCOUNT]).is_empty() => {
+            let metadata = Path::new("metadata");
+            errors.required(&metadata.child("annotations").key(ACCOUNT), "");
         }
         "kubernetes.io/dockercfg" => json_key(errors, object, ".dockercfg"),
         "kubernetes.io/dockerconfigjson" => json_key(errors, object, ".dockerconfigjson"),

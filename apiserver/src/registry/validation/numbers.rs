@@ -48,15 +48,13 @@ pub fn parse_quantity(value: &Value) -> Option<Quantity> {
 /// A number or a percentage such as `25%`; never negative.
 pub fn int_or_percent(errors: &mut Errors, path: &Path<'_>, value: &Value) {
     match value {
-        Value::String(text) => {
-            if percent(value).is_none() {
-                errors.invalid(
-                    path,
-                    text,
-                    "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or \
-                     '93%', regex used for validation is '[0-9]+%')",
-                );
-            }
+        Value::String(text) if percent(value).is_none() => {
+            errors.invalid(
+                path,
+                text,
+                "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex \
+                 used for validation is '[0-9]+%')",
+            );
         }
         Value::Number(_) => non_negative(errors, path, value),
         _ => {}
