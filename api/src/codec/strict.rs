@@ -1,6 +1,6 @@
 //! Parsing that notices duplicate keys.
 //!
-//! [`Tree`] builds a `Value` from any serde format and records the path of
+//! A seed builds a `Value` from any serde format and records the path of
 //! every key that appears twice in one map. The last value wins, as in Go.
 //! Whole numbers written as floats (`1.0`) become integers, as Go prints them.
 

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Package names are those of the protobuf packages: `core/v1`, `apps/v1`,
-//! `rbac/v1`, `meta/v1`. [`Schema::for_kind`] goes from group, version, kind.
+//! `rbac/v1`, `meta/v1`. [`Root::for_kind`] goes from group, version, kind.
 
 pub mod defaults;
 pub mod structural;
