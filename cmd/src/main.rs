@@ -58,8 +58,17 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// One line for a person: what failed and why.
+/// One line for a person: what failed and why. Many errors show their source in
+/// their own text; it is not said twice.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("skiff: {error:#}");
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    eprintln!("skiff: {text}");
     ExitCode::FAILURE
 }

@@ -100,6 +100,7 @@ fn flag_argument(flag: &'static Flag) -> Arg {
             .action(ArgAction::Set)
             .num_args(0..=1)
             .require_equals(true)
+            .value_name("BOOL")
             .default_missing_value("true")
             .value_parser(["true", "false"])
             .hide_possible_values(true)

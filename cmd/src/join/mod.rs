@@ -112,6 +112,8 @@ async fn attempt(request: &JoinRequest) -> Result<Membership, JoinError> {
     let config = credentials.get("/v1-skiff/config").await?;
     let config = serde_json::from_str(&config).map_err(|error| JoinError::Answer(error.to_string()))?;
     let client_ca_pem = credentials.get("/v1-skiff/client-ca.crt").await?;
+    // Only now is it certain that this is our cluster: before, nothing is kept.
+    pki::write_public(&request.folder.join("server-ca.crt"), server_ca_pem.as_bytes())?;
     pki::write_public(&request.folder.join("client-ca.crt"), client_ca_pem.as_bytes())?;
     Ok(Membership {
         kubelet_client: credentials.certificate("client-kubelet").await?,
@@ -152,7 +154,6 @@ async fn trust(request: &JoinRequest, endpoint: &Endpoint, token: Option<&Token>
         ),
         _ => {}
     }
-    pki::write_public(&path, answer.body.as_bytes())?;
     Ok(answer.body)
 }
 

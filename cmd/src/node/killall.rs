@@ -2,20 +2,28 @@
 //! into the kernel: containers, mounts, cgroups, links, nftables tables. Other
 //! things of the host, and data, are left alone.
 
-use std::path::Path;
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use skiff_host::{
-    mount::mounts_below,
+    cgroup::Cgroups,
+    mount::{is_mount_point, mounts_below, unmount},
     netlink::Netlink,
     nftables::Nft,
 };
+use skiff_network::cni::ipam::Pool;
 
 use super::Layout;
 use crate::{config::cgroup_root, payload, progress::Progress};
 
 /// Links that a node makes.
 const LINKS: &[&str] = &["flannel.1"];
+/// nftables tables that a node makes.
+const TABLES: &[&str] = &["skiff", "skiff-masquerade", "skiff-hostport"];
 
 /// Ends everything; with `dry_run` only says what would be done.
 pub async fn killall(data_dir: &Path, dry_run: bool) -> Result<()> {
@@ -35,20 +43,68 @@ pub async fn killall(data_dir: &Path, dry_run: bool) -> Result<()> {
     let step = progress.step("Ending containers");
     skiff_agent::containerd::kill_all(&config, &layout.cgroup_root, &layout.pods_dir()).await?;
     step.done("");
-    let step = progress.step("Removing links and packet rules");
+    let step = progress.step("Removing network namespaces, links and packet rules");
+    let namespaces = remove_namespaces(&layout)?;
     let binaries = payload::prepare(data_dir, false, &progress)?;
     let mut netlink = Netlink::route()?;
-    for name in links(&layout)? {
-        if let Some(link) = netlink.link(&name)? {
+    let links = links(&layout)?;
+    for name in &links {
+        if let Some(link) = netlink.link(name)? {
             netlink.delete_link(link.index)?;
         }
     }
     if let Some(program) = binaries.find("nft") {
-        remove_tables(&Nft::new(program), &layout.instance)?;
+        remove_tables(&Nft::new(program))?;
     }
-    let _ = std::fs::remove_dir_all(layout.cni_data_dir());
-    step.done("");
-    Ok(())
+    step.done(&format!("{namespaces} pods, {} links", links.len()));
+    remove_cgroup_root(&layout)?;
+    remove_folder(&layout.run_dir)
+}
+
+/// Unmounts the network namespaces that the CNI plugin's leases name: with the
+/// last reference the kernel removes the pod's link. Returns how many.
+fn remove_namespaces(layout: &Layout) -> Result<usize> {
+    let folder = layout.cni_data_dir();
+    if !folder.is_dir() {
+        return Ok(0);
+    }
+    let pool = Pool::open(&folder).context("read the leases of the CNI plugin")?;
+    let namespaces: BTreeSet<PathBuf> = pool.leases().map(|(_, _, lease)| PathBuf::from(&lease.netns)).collect();
+    for path in &namespaces {
+        if is_mount_point(path).unwrap_or(false) {
+            unmount(path).with_context(|| format!("unmount {}", path.display()))?;
+        }
+        remove_file(path)?;
+    }
+    drop(pool);
+    remove_folder(&folder)?;
+    Ok(namespaces.len())
+}
+
+/// The parent of all our pods' cgroups, when it is ours alone.
+fn remove_cgroup_root(layout: &Layout) -> Result<()> {
+    if layout.instance.is_empty() || layout.cgroup_root == "/" {
+        return Ok(());
+    }
+    Cgroups::detect()?.remove(&layout.cgroup_root).context("remove cgroup")
+}
+
+fn remove_folder(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Links of this node that exist: only those its own CNI configuration names.
@@ -68,15 +124,13 @@ fn links(layout: &Layout) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Tables called `skiff…`, of this instance only.
-fn remove_tables(nft: &Nft, instance: &str) -> Result<()> {
+/// The tables of service proxy, masquerading and host ports.
+fn remove_tables(nft: &Nft) -> Result<()> {
     let tables = nft.output(&["list", "tables"]).context("list nftables tables")?;
     for line in tables.lines() {
         let mut words = line.split_whitespace().skip(1);
         let (Some(family), Some(name)) = (words.next(), words.next()) else { continue };
-        let ours = name == "skiff" || name.starts_with("skiff-") || name.starts_with("skiff_");
-        let of_instance = if instance.is_empty() { !name.contains("-x") } else { name.ends_with(instance) };
-        if ours && of_instance {
+        if TABLES.contains(&name) {
             nft.apply(&format!("delete table {family} {name}\n"))?;
         }
     }
