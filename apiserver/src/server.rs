@@ -9,7 +9,7 @@ use serde_json::json;
 use skiff_api::{ResourceRegistry, Status};
 use skiff_client::Snapshot;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission,
@@ -98,6 +98,8 @@ struct Inner {
     server_address: String,
     /// Cancelled when the server stops; ends watches and proxied streams.
     stop: CancellationToken,
+    /// Watches over websockets.
+    sessions: TaskTracker,
 }
 
 /// The server; cheap to clone.
@@ -172,6 +174,7 @@ impl ApiServer {
             version: config.version,
             server_address: config.server_address,
             stop,
+            sessions: TaskTracker::new(),
         })))
     }
 
@@ -182,6 +185,8 @@ impl ApiServer {
         let stop = self.0.stop.clone();
         let caches = &self.0.caches;
         tokio::join!(Arc::clone(caches).run(stop.clone()), caches.compact(stop.clone()), self.0.custom.run(stop));
+        self.0.sessions.close();
+        let _ = timeout(limits::DRAIN_TIMEOUT, self.0.sessions.wait()).await;
         if let Some(proxy) = &self.0.proxy {
             proxy.stopped().await;
         }
@@ -379,6 +384,7 @@ impl ApiServer {
             headers: request.headers().clone(),
             warnings: Warnings::default(),
             stop: self.0.stop.clone(),
+            sessions: &self.0.sessions,
         };
         if proxy::Call::is_proxied(&info.resource, &info.subresource) && info.group.is_empty() {
             let Some(proxy) = &self.0.proxy else {

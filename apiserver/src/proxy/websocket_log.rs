@@ -1,4 +1,4 @@
-//! A pod's log for a websocket client: each piece of the log is one message.
+//! A stream for a websocket client: each piece of it (of a pod's log, of a watch) is one message.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -31,19 +31,33 @@ pub fn answer<B>(
     sessions: &TaskTracker,
     token: &CancellationToken,
 ) -> Result<Response<Body>, Status> {
-    let headers = request.headers();
-    let invalid = || Status::bad_request("not a valid websocket handshake");
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(invalid)?;
-    let offered: Vec<&str> = headers
+    let offered: Vec<&str> = request
+        .headers()
         .get_all(header::SEC_WEBSOCKET_PROTOCOL)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .collect();
-    let protocol = offered.iter().find(|name| **name == BINARY || **name == BASE64).copied();
-    let is_base64 = protocol == Some(BASE64);
+    let known = |name: &&str| [BINARY, BASE64].into_iter().find(|protocol| protocol == name);
+    match offered.iter().find_map(known) {
+        Some(BASE64) => switch(request, log, Some(BASE64), |data| Message::text(STANDARD.encode(&data)), sessions, token),
+        protocol => switch(request, log, protocol, Message::Binary, sessions, token),
+    }
+}
 
+/// Switches the client to a websocket; every frame of `body` becomes a message,
+/// sent in a task of `sessions`.
+pub(crate) fn switch<B>(
+    request: &mut Request<B>,
+    body: Body,
+    protocol: Option<&'static str>,
+    message: fn(Bytes) -> Message,
+    sessions: &TaskTracker,
+    token: &CancellationToken,
+) -> Result<Response<Body>, Status> {
+    let invalid = || Status::bad_request("not a valid websocket handshake");
+    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).ok_or_else(invalid)?;
     let mut response: Response<Body> = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let answer = response.headers_mut();
@@ -52,7 +66,7 @@ pub fn answer<B>(
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Status::internal)?;
     answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     if let Some(protocol) = protocol {
-        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(protocol).map_err(Status::internal)?);
+        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     }
 
     let client = hyper::upgrade::on(request);
@@ -61,7 +75,7 @@ pub fn answer<B>(
         let work = async {
             let client = client.await.map_err(|error| tungstenite::Error::Io(std::io::Error::other(error)))?;
             let mut client = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, None).await;
-            let result = send(&mut client, log, is_base64).await;
+            let result = send(&mut client, body, message).await;
             finish(client).await;
             result
         };
@@ -69,7 +83,7 @@ pub fn answer<B>(
             () = token.cancelled() => {}
             result = work => {
                 if let Err(error) = result {
-                    tracing::debug!(component = "apiserver", %error, "log stream ended early");
+                    tracing::debug!(component = "apiserver", %error, "websocket stream ended early");
                 }
             }
         }
@@ -77,7 +91,11 @@ pub fn answer<B>(
     Ok(response)
 }
 
-async fn send<S>(client: &mut WebSocketStream<S>, mut log: Body, is_base64: bool) -> Result<(), tungstenite::Error>
+async fn send<S>(
+    client: &mut WebSocketStream<S>,
+    mut body: Body,
+    message: fn(Bytes) -> Message,
+) -> Result<(), tungstenite::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -85,9 +103,9 @@ where
     // What the client sends is of no interest, but its leaving is.
     let left = async { while let Some(Ok(_)) = source.next().await {} };
     let sending = async {
-        while let Some(Ok(frame)) = log.frame().await {
+        while let Some(Ok(frame)) = body.frame().await {
             if let Ok(data) = frame.into_data() {
-                sink.send(message(data, is_base64)).await?;
+                sink.send(message(data)).await?;
             }
         }
         Ok(())
@@ -108,8 +126,4 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut client: WebSocketStream<S
     };
     // A client that does not answer is dropped with its connection.
     let _ = timeout(WEBSOCKET_CLOSE_TIMEOUT, closing).await;
-}
-
-fn message(data: Bytes, is_base64: bool) -> Message {
-    if is_base64 { Message::text(STANDARD.encode(&data)) } else { Message::Binary(data) }
 }

@@ -9,6 +9,7 @@ mod list;
 mod patch;
 mod update;
 mod watch;
+mod websocket_watch;
 
 use std::sync::Arc;
 
@@ -45,6 +46,8 @@ pub(crate) struct Call<'a> {
     pub warnings: Warnings,
     /// Ends long answers when the server stops.
     pub stop: tokio_util::sync::CancellationToken,
+    /// Owns tasks that outlive the answer: streams over switched connections.
+    pub sessions: &'a tokio_util::task::TaskTracker,
 }
 
 /// Finds row, subresource and verb of a request; 404 or 405.
@@ -186,7 +189,7 @@ async fn dispatch(call: &Call<'_>, request: Request<Body>) -> Result<Response<Bo
         "get" if named => {
             allow(call, Verb::Get)?;
             if call.query.flag("watch") && call.subresource.is_none() && call.row.verbs.contains(Verb::Watch) {
-                return watch::watch(call).await;
+                return watched(call, request).await;
             }
             get::get(call).await
         }
@@ -196,7 +199,7 @@ async fn dispatch(call: &Call<'_>, request: Request<Body>) -> Result<Response<Bo
         }
         "watch" => {
             allow(call, Verb::Watch)?;
-            watch::watch(call).await
+            watched(call, request).await
         }
         "create" => {
             allow(call, Verb::Create)?;
@@ -223,6 +226,15 @@ async fn dispatch(call: &Call<'_>, request: Request<Body>) -> Result<Response<Bo
         }
         _ => Err(call.not_allowed()),
     }
+}
+
+/// A watch, over a websocket when the client asks for one.
+async fn watched(call: &Call<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let response = watch::watch(call).await?;
+    if websocket_watch::is_asked_for(&call.headers) {
+        return websocket_watch::switch(call, request, response);
+    }
+    Ok(response)
 }
 
 fn allow(call: &Call<'_>, verb: Verb) -> Result<(), Status> {

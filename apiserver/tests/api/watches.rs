@@ -101,3 +101,31 @@ async fn the_client_of_this_process_sees_the_same_stream() {
     let store = api.server.snapshot().store(&skiff_api::GroupResource::new("", "configmaps")).unwrap();
     assert!(store.get("n", "a").is_some());
 }
+
+#[tokio::test]
+async fn a_websocket_carries_one_event_per_message() {
+    use futures_util::StreamExt;
+    use std::sync::Arc;
+    let api = start().await;
+    api.post(MAPS, config_map("a")).await;
+    let server = api.server.clone();
+    let handler: skiff_apiserver::Handler = Arc::new(move |request, _| {
+        let server = server.clone();
+        Box::pin(async move { server.handle_as(request, admin()).await })
+    });
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let serving = tokio::spawn(skiff_apiserver::serve::serve_stream(far, Arc::default(), handler, stop.clone()));
+    let uri = format!("ws://localhost{MAPS}?watch=1");
+    let (mut socket, response) = tokio_tungstenite::client_async(uri, near).await.unwrap();
+    assert_eq!(response.status(), 101);
+    api.post(MAPS, config_map("b")).await;
+    for name in ["a", "b"] {
+        let message = socket.next().await.unwrap().unwrap();
+        let event: serde_json::Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+        assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &json!(name)));
+    }
+    socket.close(None).await.unwrap();
+    stop.cancel();
+    serving.await.unwrap();
+}
