@@ -1,11 +1,12 @@
-//! The conformance list: area, name and tags of every row.
+//! The conformance list: area, group, name and tags of every row.
 
 use anyhow::{Context as _, Result};
 
-/// A row of the list.
+/// A row of the list; group and name together are unique within an area.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub area: &'static str,
+    pub group: &'static str,
     pub name: &'static str,
     pub tags: &'static str,
 }
@@ -14,6 +15,11 @@ impl Row {
     /// Must not run beside others.
     pub fn is_serial(&self) -> bool {
         self.tags.contains("Serial")
+    }
+
+    /// `[area] group name`, which is what filters look at.
+    pub fn title(&self) -> String {
+        format!("[{}] {} {}", self.area, self.group, self.name)
     }
 }
 
@@ -24,13 +30,13 @@ pub fn all() -> Result<Vec<Row>> {
 
 fn parse(line: &'static str) -> Result<Row> {
     let mut fields = line.split('\t');
-    let mut next = || fields.next();
-    let area = next().context("area")?;
-    let name = next().with_context(|| format!("name in {line:?}"))?;
-    Ok(Row { area, name, tags: next().unwrap_or_default() })
+    let mut next = || fields.next().with_context(|| format!("too few fields in {line:?}"));
+    Ok(Row { area: next()?, group: next()?, name: next()?, tags: next()? })
 }
 
 /// The row of that name; a test that names none is a mistake.
-pub fn find<'a>(rows: &'a [Row], name: &str) -> Result<&'a Row> {
-    rows.iter().find(|row| row.name == name).with_context(|| format!("no row is named {name:?}"))
+pub fn find<'a>(rows: &'a [Row], area: &str, group: &str, name: &str) -> Result<&'a Row> {
+    rows.iter()
+        .find(|row| row.area == area && row.group == group && row.name == name)
+        .with_context(|| format!("no row is named [{area}] {group} {name}"))
 }

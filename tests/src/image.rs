@@ -7,9 +7,29 @@ use serde_json::{Value, json};
 
 /// The reference under which the test image is known.
 pub const BUSYBOX: &str = "docker.io/library/busybox:test";
+/// The same image under another tag, for rollouts.
+pub const BUSYBOX_NEXT: &str = "docker.io/library/busybox:next";
+
+/// The image with the program [`write_agnhost`] was given.
+pub const AGNHOST: &str = "docker.io/library/agnhost:test";
+/// The same image under another name, for changes of images.
+pub const AGNHOST_OTHER: &str = "docker.io/library/agnhost:other";
 
 /// Writes an OCI archive with busybox and links for all its applets.
 pub fn write_busybox(path: &Path) -> Result<()> {
+    let config = json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]});
+    write_archive(path, &busybox_layer()?.into_inner()?, &config, &[reference])
+}
+
+/// Writes an OCI archive with busybox and the test server as its entry point.
+pub fn write_agnhost(path: &Path, program: &Path) -> Result<()> {
+    let mut layer = busybox_layer()?;
+    add(&mut layer, "agnhost", &fs::read(program)?, 0o755)?;
+    let config = json!({"Entrypoint": ["/agnhost"], "Cmd": ["pause"], "Env": ["PATH=/bin"]});
+    write_archive(path, &layer.into_inner()?, &config, &[AGNHOST, AGNHOST_OTHER])
+}
+
+fn busybox_layer() -> Result<tar::Builder<Vec<u8>>> {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
     let busybox = busybox.context("busybox is not installed: apt-get install busybox-static")?;
     let applets = Command::new(busybox).arg("--list").output().context("list the applets of busybox")?;
@@ -35,13 +55,13 @@ pub fn write_busybox(path: &Path) -> Result<()> {
         header.set_mode(if folder == "tmp/" { 0o1777 } else { 0o755 });
         layer.append_data(&mut header, folder, &[][..])?;
     }
-    write_archive(path, &layer.into_inner()?, BUSYBOX)
+    Ok(layer)
 }
 
-fn write_archive(path: &Path, layer: &[u8], reference: &str) -> Result<()> {
+fn write_archive(path: &Path, layer: &[u8], config: &Value, references: &[&str]) -> Result<()> {
     let config = json!({
         "architecture": if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }, "os": "linux",
-        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"]},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha256(layer)?)]},
     });
     let config = serde_json::to_vec(&config)?;
@@ -51,9 +71,13 @@ fn write_archive(path: &Path, layer: &[u8], reference: &str) -> Result<()> {
         "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", layer)?],
     });
     let manifest = serde_json::to_vec(&manifest)?;
-    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)?;
-    entry["annotations"] = json!({"io.containerd.image.name": reference});
-    let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [entry]}))?;
+    let entry = |reference: &&str| -> Result<Value> {
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)?;
+        entry["annotations"] = json!({"io.containerd.image.name": reference});
+        Ok(entry)
+    };
+    let entries = references.iter().map(entry).collect::<Result<Vec<_>>>()?;
+    let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": entries}))?;
     fs::create_dir_all(path.parent().context("the archive has a folder")?)?;
     let mut archive = tar::Builder::new(fs::File::create(path)?);
     add(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
