@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::{
     context::Context,
     cri::{CriError, v1},
+    metrics::{self, NodeUsage},
     observed::{ObservedContainer, ObservedPod},
     pods::{PodSet, spec},
     server::{
@@ -108,15 +109,7 @@ impl StreamingBackend for NodeBackend {
     }
 
     async fn exited(&self, container_id: &str) {
-        // The pod cache follows the runtime's events; it is looked at here because it announces per pod, not per container.
-        loop {
-            let owner = self.context.pleg.owner(container_id).and_then(|uid| self.context.pleg.get(&uid));
-            let live = owner.is_some_and(|pod| pod.containers.iter().any(|c| c.id == container_id && c.is_live()));
-            if !live {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        self.context.pleg.wait_exited(container_id).await;
     }
 
     async fn exec_url(
@@ -172,19 +165,11 @@ impl StreamingBackend for NodeBackend {
 
     async fn metrics(&self, path: &str) -> Option<Vec<u8>> {
         match path {
-            "" | "/" | "/metrics" => {
+            "" | "/" | "/metrics" => Some(metrics::kubelet(&self.context.pleg.pods()).into_bytes()),
+            "/metrics/resource" => {
+                let stats = self.context.cri.list_container_stats().await;
                 let pods = self.context.pleg.pods();
-                let running: usize =
-                    pods.iter().map(|pod| pod.containers.iter().filter(|c| c.is_running()).count()).sum();
-                let sandboxes = pods.iter().filter(|pod| pod.ready_sandbox().is_some()).count();
-                let text = format!(
-                    "# HELP kubelet_running_pods Number of pods that have a running pod sandbox\n\
-                     # TYPE kubelet_running_pods gauge\nkubelet_running_pods {sandboxes}\n\
-                     # HELP kubelet_running_containers Number of containers currently running\n\
-                     # TYPE kubelet_running_containers gauge\n\
-                     kubelet_running_containers{{container_state=\"running\"}} {running}\n"
-                );
-                Some(text.into_bytes())
+                Some(metrics::resource(&stats.unwrap_or_default(), &pods, &NodeUsage::read()).into_bytes())
             }
             _ => None,
         }

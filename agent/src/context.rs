@@ -18,14 +18,17 @@ use tokio::sync::Semaphore;
 
 use crate::{
     cgroups::PodCgroups,
-    config::AgentConfig,
+    config::{AgentConfig, EventSinkFn},
     container_config::{dns::DnsSettings, downward::NodeFacts, resources::MachineLimits},
     cri::Cri,
     images::Puller,
     objects::ObjectCache,
     observed::ObservedPod,
     pleg::Pleg,
-    pods::spec,
+    pods::{
+        admission::{self, NodeState, Rejection},
+        spec,
+    },
     probes::Prober,
     status::StatusWriter,
     volumes::VolumeHost,
@@ -57,6 +60,8 @@ pub struct Context {
     pub network_ready: AtomicBool,
     /// Pods that this node accepted, for the resource and port checks.
     pub admitted: Mutex<HashMap<String, Arc<Pod>>>,
+    /// Where progress is reported.
+    pub events: EventSinkFn,
     /// Bounds how many pods are brought up at the same time.
     pub sync_slots: Semaphore,
 }
@@ -84,16 +89,44 @@ impl Context {
         self.network_ready.load(Ordering::Relaxed)
     }
 
+    /// Accepts a pod and counts it, or says why not. One at a time, so that two never get the same room.
+    pub fn try_admit(&self, uid: &str, pod: &Arc<Pod>) -> Result<(), Rejection> {
+        let node = self.node.read().clone();
+        {
+            let mut admitted = self.admitted.lock();
+            let others: Vec<Arc<Pod>> =
+                admitted.iter().filter(|(other, _)| *other != uid).map(|(_, pod)| Arc::clone(pod)).collect();
+            admission::admit(pod, &self.node_state(&node, &others))?;
+            admitted.insert(uid.to_owned(), Arc::clone(pod));
+        }
+        self.weigh();
+        Ok(())
+    }
+
+    /// Whether the node could take the pod if it were empty.
+    pub fn fits_alone(&self, pod: &Pod) -> bool {
+        let node = self.node.read().clone();
+        admission::admit(pod, &self.node_state(&node, &[])).is_ok()
+    }
+
+    fn node_state<'a>(&'a self, node: &'a NodeView, others: &'a [Arc<Pod>]) -> NodeState<'a> {
+        NodeState { name: &self.config.node_name, labels: &node.labels, allocatable: &node.allocatable, others }
+    }
+
     /// Counts a pod among the accepted ones, or no longer.
     pub fn set_admitted(&self, uid: &str, pod: Option<Arc<Pod>>) {
-        let all: Vec<Arc<Pod>> = {
+        {
             let mut admitted = self.admitted.lock();
             match pod {
                 Some(pod) => admitted.insert(uid.to_owned(), pod),
                 None => admitted.remove(uid),
             };
-            admitted.values().cloned().collect()
-        };
+        }
+        self.weigh();
+    }
+
+    fn weigh(&self) {
+        let all: Vec<Arc<Pod>> = self.admitted.lock().values().cloned().collect();
         if let Err(error) = self.cgroups.weigh_burstable(all.iter().map(Arc::as_ref)) {
             tracing::warn!(component = "cgroup", %error, "weigh burstable pods");
         }

@@ -22,6 +22,7 @@ mod labels;
 mod lifecycle;
 pub mod limits;
 pub mod log_rotation;
+mod metrics;
 pub mod node;
 pub mod objects;
 pub mod observed;

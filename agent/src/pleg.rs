@@ -18,6 +18,7 @@ use std::{
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -44,11 +45,20 @@ pub struct Pleg {
     tasks: TaskTracker,
     state: Mutex<State>,
     healthy: AtomicBool,
+    /// Counts changes, for those who wait for one.
+    changes: watch::Sender<u64>,
 }
 
 impl Pleg {
     pub fn new(cri: Cri, wake: Wake, tasks: TaskTracker) -> Arc<Pleg> {
-        Arc::new(Pleg { cri, wake, tasks, state: Mutex::default(), healthy: AtomicBool::new(false) })
+        Arc::new(Pleg {
+            cri,
+            wake,
+            tasks,
+            state: Mutex::default(),
+            healthy: AtomicBool::new(false),
+            changes: watch::Sender::new(0),
+        })
     }
 
     /// The last observation of a pod.
@@ -66,6 +76,16 @@ impl Pleg {
         self.state.lock().owners.get(id).cloned()
     }
 
+    /// Waits until a container does not run any more; at once for an unknown one.
+    pub async fn wait_exited(&self, id: &str) {
+        let mut changes = self.changes.subscribe();
+        while self.is_live(id) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Whether the runtime answered the last look.
     pub fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Relaxed)
@@ -81,6 +101,7 @@ impl Pleg {
 
     async fn store(&self, observed: ObservedPod) -> Result<Arc<ObservedPod>, CriError> {
         let observed = Arc::new(observed);
+        let _announce = Announce(&self.changes);
         let mut state = self.state.lock();
         if observed.sandboxes.is_empty() && observed.containers.is_empty() {
             state.pods.remove(&observed.uid);
@@ -274,6 +295,15 @@ impl Pleg {
         if let Err(error) = result {
             tracing::warn!(component = "pleg", container, %error, "look at container");
         }
+    }
+}
+
+/// Tells waiters of a change when it goes out of scope, after the state was unlocked.
+struct Announce<'a>(&'a watch::Sender<u64>);
+
+impl Drop for Announce<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 

@@ -102,6 +102,7 @@ impl Agent {
             node: RwLock::default(),
             network_ready: AtomicBool::new(false),
             admitted: Mutex::new(HashMap::new()),
+            events: Arc::clone(&events),
             sync_slots: Semaphore::new(limits::POD_SYNCS_MAX),
             cri,
             config,

@@ -162,15 +162,28 @@ async fn scenario(node: Node) {
     let terminated = node.get("once")["status"]["containerStatuses"][0]["state"]["terminated"].clone();
     assert_eq!((terminated["exitCode"].as_i64(), terminated["message"].as_str()), (Some(3), Some("bye")));
 
-    // The agent stops and starts; the container is the same and was not restarted.
+    // The agent stops and starts; the container is the same and was not restarted. What was deleted
+    // meanwhile ends.
+    node.pod(
+        "orphan",
+        json!({"containers": [{"name": "c", "command": ["sleep", "1000"]}], "terminationGracePeriodSeconds": 0}),
+    );
+    node.phase("orphan", "Running").await;
+    let orphan = node.get("orphan")["metadata"]["uid"].as_str().unwrap().to_owned();
     let id = node.get("web")["status"]["containerStatuses"][0]["containerID"].clone();
     let pid = containerd_pid(&node);
     token.cancel();
     agent.wait().await;
+    node.api.remove(&format!("{PODS}/orphan"));
     let (agent, token) = node.start().await;
     assert_eq!(containerd_pid(&node), pid, "containerd was adopted");
+    node.until("the orphan is gone", || !node.root.join("data/agent/kubelet/pods").join(&orphan).exists()).await;
     volumes(&node).await;
+    resize(&node).await;
+    refusal(&node).await;
+    static_pod(&node).await;
     crash_loop(&node).await;
+    liveness(&node).await;
     init_and_probes(&node).await;
     let web = node.get("web")["status"]["containerStatuses"][0].clone();
     assert_eq!((&web["containerID"], &web["restartCount"]), (&id, &json!(0)));
@@ -252,6 +265,96 @@ async fn crash_loop(node: &Node) {
     })
     .await;
     assert_eq!(node.get("crash")["status"]["phase"], "Running");
+}
+
+/// A container that fails its probe is restarted, at once the first time and later with back-off.
+async fn liveness(node: &Node) {
+    node.pod(
+        "sick",
+        json!({"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "command": ["sleep", "1000"],
+        "livenessProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1}}]}),
+    );
+    node.until("a restart by the probe", || {
+        let status = node.get("sick")["status"]["containerStatuses"][0].clone();
+        status["restartCount"] == 1 && status["lastState"]["terminated"]["exitCode"] == 137
+    })
+    .await;
+    node.until("a wait before the next", || {
+        node.get("sick")["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    })
+    .await;
+    node.api.delete_gracefully(&format!("{PODS}/sick"), 0);
+    node.until("sick is gone", || node.get("sick").is_null()).await;
+}
+
+/// New limits reach the running container without a restart; what cannot fit is said to be so.
+async fn resize(node: &Node) {
+    node.pod(
+        "small",
+        json!({"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "command": ["sleep", "1000"],
+        "resources": {"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}}}]}),
+    );
+    node.phase("small", "Running").await;
+    let id = node.get("small")["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
+    let uid = node.get("small")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let cgroups = skiff_host::cgroup::Cgroups::detect().unwrap();
+    let pod_group = format!("{}/kubepods/burstable/pod{uid}", node.cgroup_root);
+    let group = format!("{pod_group}/{}", id.trim_start_matches("containerd://"));
+    let limit = |group: &str| {
+        let directory = cgroups.directory("memory", group).unwrap();
+        let files = ["memory.limit_in_bytes", "memory.max"].map(|file| directory.join(file));
+        let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap();
+        text.trim().parse::<u64>().unwrap()
+    };
+    assert_eq!((limit(&group), limit(&pod_group)), (64 << 20, 64 << 20));
+    node.api.edit(&format!("{PODS}/small"), |object| {
+        object["metadata"]["generation"] = 2.into();
+        object["spec"]["containers"][0]["resources"]["limits"]["memory"] = "128Mi".into();
+    });
+    node.until("the new limit", || limit(&group) == 128 << 20 && limit(&pod_group) == 128 << 20).await;
+    node.until("the new status", || {
+        let status = node.get("small")["status"].clone();
+        status["containerStatuses"][0]["resources"]["limits"]["memory"] == "128Mi" && status["observedGeneration"] == 2
+    })
+    .await;
+    let status = node.get("small")["status"]["containerStatuses"][0].clone();
+    assert_eq!((status["containerID"].as_str(), &status["restartCount"]), (Some(id.as_str()), &json!(0)));
+    node.api.edit(&format!("{PODS}/small"), |object| {
+        object["spec"]["containers"][0]["resources"]["requests"]["memory"] = "900Ti".into();
+    });
+    node.until("an infeasible resize", || {
+        let conditions = node.get("small")["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|c| c["type"] == "PodResizePending" && c["reason"] == "Infeasible")
+    })
+    .await;
+    node.api.delete_gracefully(&format!("{PODS}/small"), 0);
+    node.until("small is gone", || node.get("small").is_null()).await;
+    assert!(!cgroups.exists(&pod_group));
+}
+
+async fn refusal(node: &Node) {
+    node.pod("large", json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1000"}}}]}));
+    node.phase("large", "Failed").await;
+    assert_eq!(node.get("large")["status"]["reason"], "OutOfcpu");
+    node.api.delete_gracefully(&format!("{PODS}/large"), 0);
+    node.until("large is gone", || node.get("large").is_null()).await;
+}
+
+async fn static_pod(node: &Node) {
+    let manifest = node.root.join("data/agent/pod-manifests/fixed.yaml");
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: fixed}}\nspec:\n  hostNetwork: true\n  terminationGracePeriodSeconds: 0\n  \
+         containers: [{{name: c, image: '{IMAGE}', imagePullPolicy: IfNotPresent, command: [sleep, '1000']}}]\n"
+    );
+    std::fs::write(&manifest, text).unwrap();
+    node.phase("fixed-node-1", "Running").await;
+    let uid =
+        node.get("fixed-node-1")["metadata"]["annotations"]["kubernetes.io/config.mirror"].as_str().unwrap().to_owned();
+    std::fs::remove_file(&manifest).unwrap();
+    node.until("the static pod is gone", || {
+        node.get("fixed-node-1").is_null() && !node.root.join("data/agent/kubelet/pods").join(&uid).exists()
+    })
+    .await;
 }
 
 async fn init_and_probes(node: &Node) {

@@ -28,8 +28,6 @@ pub struct ContainerdConfig {
     pub registry_config_dir: PathBuf,
     /// `overlayfs`, `native`, ...; `None` picks the best that works.
     pub snapshotter: Option<String>,
-    /// Cgroups through systemd instead of plain files.
-    pub systemd_cgroup: bool,
 }
 
 /// What the running system adds to the configuration.
@@ -59,7 +57,6 @@ impl ContainerdConfig {
             bin_dirs: Vec::new(),
             registry_config_dir: agent.join("etc/containerd/certs.d"),
             snapshotter: None,
-            systemd_cgroup: false,
         }
     }
 
@@ -150,9 +147,8 @@ impl ContainerdConfig {
     fn runtime(&self, section: &str, detected: &Detected) -> String {
         format!(
             "[{section}.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\n\
-             [{section}.runtimes.runc.options]\nBinaryName = {}\nSystemdCgroup = {}\n\n",
+             [{section}.runtimes.runc.options]\nBinaryName = {}\nSystemdCgroup = false\n\n",
             quote(&detected.runc),
-            self.systemd_cgroup
         )
     }
 }

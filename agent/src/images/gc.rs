@@ -86,6 +86,12 @@ fn excess_bytes(capacity: u64, available: u64, settings: &ImageGcSettings, force
     Some(used.saturating_sub(capacity * settings.low_percent / 100))
 }
 
+/// The runtime reports names in full; settings may leave out the default registry.
+fn is_same_name(full: &str, name: &str) -> bool {
+    let short = full.strip_prefix("docker.io/").unwrap_or(full);
+    name == full || name == short || Some(name) == short.strip_prefix("library/")
+}
+
 fn update(seen: &mut HashMap<String, Seen>, images: &[v1::Image], used: &BTreeSet<String>, now: Timestamp) {
     seen.retain(|id, _| images.iter().any(|image| image.id == *id));
     for image in images {
@@ -107,7 +113,8 @@ fn candidates(
     let mut free: Vec<(&v1::Image, Seen)> = images
         .iter()
         .filter(|image| {
-            let kept = image.repo_tags.iter().chain(&image.repo_digests).any(|name| keep.contains(name));
+            let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+            let kept = names.any(|name| keep.iter().any(|keep| is_same_name(name, keep)));
             !used.contains(&image.id) && !image.pinned && !kept
         })
         .filter_map(|image| Some((image, *seen.get(&image.id)?)))
@@ -134,7 +141,7 @@ mod tests {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         let image = |id: &str, pinned| v1::Image {
             id: id.into(),
-            repo_tags: vec![format!("{id}:1")],
+            repo_tags: vec![format!("docker.io/library/{id}:1")],
             pinned,
             ..v1::Image::default()
         };

@@ -6,6 +6,7 @@ pub mod backoff;
 mod kill;
 mod messages;
 pub mod pod_set;
+mod resize;
 pub mod spec;
 mod start;
 pub mod static_pods;

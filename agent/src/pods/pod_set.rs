@@ -98,7 +98,16 @@ impl PodSet {
         for pod in gone {
             self.wish(Wish::Gone(pod), false);
         }
-        for pod in all {
+        // Pods that run already have their room before new ones ask for some.
+        let (running, new): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|pod| self.context.pleg.get(spec::uid(pod)).is_some());
+        for pod in &running {
+            let ended = spec::is_terminal(pod);
+            if !ended {
+                self.context.set_admitted(spec::uid(pod), Some(Arc::clone(pod)));
+            }
+        }
+        for pod in running.into_iter().chain(new) {
             self.wish(Wish::Present(pod), false);
         }
     }

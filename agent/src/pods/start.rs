@@ -8,6 +8,7 @@ use skiff_client::EventType;
 
 use super::{
     actions::Start,
+    resize::Applied,
     spec::{self, ContainerKind},
     worker::PodWorker,
 };
@@ -15,6 +16,7 @@ use crate::{
     container_config::{
         container::{ContainerInput, container_config, log_path, termination_path},
         env::{self, EnvObjects},
+        resources::container_resources,
         sandbox,
     },
     cri::v1,
@@ -130,6 +132,7 @@ impl PodWorker {
             .map_err(|error| Failure::new(error.reason, error.message))?;
         record("Pulled", image.message.clone());
 
+        self.pull_image_volumes(pod, container, &secrets, sandbox_config).await?;
         let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
         let objects = self.env_objects(pod).await.map_err(config_error)?;
         let facts = context.facts(pod, observed);
@@ -137,6 +140,7 @@ impl PodWorker {
         let mut mounts =
             context.volumes.container_mounts(pod, container, volumes, &env).map_err(|error| config_error(error.0))?;
         self.add_own_mounts(container, &mut mounts).map_err(config_error)?;
+        let applied = Applied::from(&container_resources(pod, container, &context.machine));
         let target = self.target(pod, observed, start);
         let config = container_config(ContainerInput {
             pod,
@@ -161,6 +165,7 @@ impl PodWorker {
             .create_container(sandbox_id, config, sandbox_config.clone())
             .await
             .map_err(|error| Failure::new("CreateContainerError", error.message()))?;
+        self.applied.insert(id.clone(), applied);
         record("Created", format!("Container created: {}", container.name));
         context.cri.start_container(&id).await.map_err(|error| Failure::new("RunContainerError", error.message()))?;
         record("Started", format!("Container started: {}", container.name));
@@ -209,6 +214,31 @@ impl PodWorker {
             }
         }
         found
+    }
+
+    /// Images that the container mounts must be there before the runtime can mount them.
+    async fn pull_image_volumes(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        secrets: &[Arc<Secret>],
+        sandbox_config: &v1::PodSandboxConfig,
+    ) -> Result<(), Failure> {
+        for volume in spec::spec(pod).volumes.iter().flatten() {
+            let Some(source) = &volume.image else { continue };
+            if !container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name) {
+                continue;
+            }
+            let stand_in = Container {
+                name: container.name.clone(),
+                image: source.reference.clone(),
+                image_pull_policy: source.pull_policy.clone(),
+                ..Container::default()
+            };
+            let found = self.context.puller.ensure(pod, &stand_in, secrets, Some(sandbox_config.clone()), || {}).await;
+            found.map_err(|error| Failure::new(error.reason, error.message))?;
+        }
+        Ok(())
     }
 
     fn reference(&self, pod: &Pod, kind: RefKind, name: &str) -> ObjectRef {

@@ -8,8 +8,7 @@ use skiff_client::EventType;
 
 use super::{
     actions::{ActionInput, Actions, KillReason, Start, compute_pod_actions},
-    admission::{self, NodeState},
-    spec,
+    resize, spec,
     worker::{PodWorker, Round},
 };
 use crate::{
@@ -23,7 +22,8 @@ use crate::{
 
 impl PodWorker {
     /// One round for a pod that should run.
-    pub(super) async fn sync(&mut self, pod: &Arc<Pod>) -> Round {
+    pub(super) async fn sync(&mut self, wanted: &Arc<Pod>) -> Round {
+        let pod = wanted;
         let context = Arc::clone(&self.context);
         let observed = match self.observe(pod).await {
             Ok(observed) => observed,
@@ -37,6 +37,8 @@ impl PodWorker {
             self.publish(pod, &observed);
             return Round::Wait(Some(Duration::ZERO));
         }
+        let granted = self.grant(wanted);
+        let pod = &granted;
         let now = Timestamp::now();
         let deadline = spec::active_deadline(pod);
         if deadline.is_some_and(|deadline| deadline <= now) {
@@ -48,7 +50,7 @@ impl PodWorker {
         }
         context.prober.sync(pod, &observed);
         self.read_messages(&observed);
-        self.publish(pod, &observed);
+        self.publish(wanted, &observed);
 
         let slot = context.sync_slots.acquire().await;
         let prepared = self.prepare(pod, &observed).await;
@@ -58,18 +60,21 @@ impl PodWorker {
             Err(()) => return Round::Retry(None),
         };
         let probes = context.prober.results(&observed);
-        let actions = compute_pod_actions(&ActionInput {
+        let mut actions = compute_pod_actions(&ActionInput {
             pod,
             observed: &observed,
             probes: &probes,
             backoff: &self.backoff,
             now: Timestamp::now(),
         });
+        if !actions.kill_pod {
+            self.apply_resources(pod, &observed, &mut actions).await;
+        }
         let outcome = self.execute(pod, &observed, &actions, &volumes).await;
         if let Ok(after) = self.observe(pod).await {
             context.prober.sync(pod, &after);
             self.read_messages(&after);
-            self.publish(pod, &after);
+            self.publish(wanted, &after);
             self.remove_dead(pod, &after).await;
             if outcome.is_ok() && actions.kill_pod && !actions.create_sandbox {
                 // Nothing is to be started again: the pod has run its course.
@@ -87,7 +92,7 @@ impl PodWorker {
             context.puller.next_try(pod),
         ];
         let mut next = next.into_iter().flatten().min().map(|wait| wait + Duration::from_millis(5));
-        if !actions.kill.is_empty() {
+        if !actions.kill.is_empty() && outcome.is_ok() {
             next = Some(Duration::ZERO);
         }
         if outcome.is_err() { Round::Retry(next) } else { Round::Wait(next) }
@@ -95,33 +100,20 @@ impl PodWorker {
 
     /// Asks once whether the node takes the pod. What already runs was taken before.
     fn admit(&mut self, pod: &Arc<Pod>, observed: &ObservedPod) -> bool {
-        let context = Arc::clone(&self.context);
-        if !self.admitted && observed.sandboxes.is_empty() {
-            let node = context.node.read().clone();
-            let others: Vec<Arc<Pod>> = context
-                .admitted
-                .lock()
-                .iter()
-                .filter(|(uid, _)| **uid != self.uid)
-                .map(|(_, pod)| Arc::clone(pod))
-                .collect();
-            let state = NodeState {
-                name: &context.config.node_name,
-                labels: &node.labels,
-                allocatable: &node.allocatable,
-                others: &others,
-            };
-            if let Err(rejection) = admission::admit(pod, &state) {
-                let message = format!("Pod was rejected: {}", rejection.message);
-                context.recorder.record(events::pod(pod, EventType::Warning, &rejection.reason, rejection.message));
-                self.verdict = Some(Override { reason: rejection.reason, message, disruption: false });
-                return false;
-            }
+        if self.admitted {
+            return true;
         }
-        if !self.admitted {
-            self.admitted = true;
+        let adopted = !observed.sandboxes.is_empty();
+        if adopted {
+            self.context.set_admitted(&self.uid, Some(Arc::clone(pod)));
+        } else if let Err(rejection) = self.context.try_admit(&self.uid, pod) {
+            let message = format!("Pod was rejected: {}", rejection.message);
+            self.warn(pod, &rejection.reason, rejection.message);
+            self.verdict = Some(Override { reason: rejection.reason, message, disruption: false });
+            return false;
         }
-        context.set_admitted(&self.uid, Some(Arc::clone(pod)));
+        self.allocated = resize::initial(pod, adopted);
+        self.admitted = true;
         true
     }
 
@@ -186,8 +178,8 @@ impl PodWorker {
         }
         for waiting in &actions.waiting {
             let message = format!(
-                "back-off {}s restarting failed container={} pod={}",
-                waiting.whole.as_secs(),
+                "back-off {} restarting failed container={} pod={}",
+                go_duration(waiting.whole.as_secs()),
                 waiting.name,
                 spec::full_name(pod)
             );
@@ -311,6 +303,14 @@ impl PodWorker {
                 tracing::warn!(component = "pod", sandbox = sandbox.id, %error, "remove dead sandbox");
             }
         }
+    }
+}
+
+/// Seconds in the notation that users know from upstream: `10s`, `2m40s`.
+fn go_duration(seconds: u64) -> String {
+    match (seconds / 60, seconds % 60) {
+        (0, seconds) => format!("{seconds}s"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
     }
 }
 

@@ -36,6 +36,11 @@ impl PodWorker {
             }
             self.cleaned = true;
         }
+        if !gone && !spec::is_terminal(pod) && !spec::is_deleting(pod) {
+            // Somebody wrote another status meanwhile.
+            let observed = self.observe(pod).await.unwrap_or_default();
+            self.publish(pod, &observed);
+        }
         if gone || self.is_static {
             if !gone {
                 return Round::Wait(None);

@@ -15,12 +15,17 @@ use skiff_client::{EventType, work_queue::backoff};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{backoff::BackOff, spec};
+use super::{
+    backoff::BackOff,
+    resize::{Allocated, Applied, effective},
+    spec,
+};
 use crate::{
+    config::AgentEvent,
     context::Context,
     limits,
     observed::ObservedPod,
-    status::{Override, StatusInput, WaitReason, generate_pod_status},
+    status::{Override, ResizeCondition, StatusInput, WaitReason, generate_pod_status},
 };
 
 /// What is asked of a pod.
@@ -71,6 +76,10 @@ pub(super) struct PodWorker {
     pub previous: Option<PodStatus>,
     /// Static pods have no object of their own; their mirror is deleted, not they.
     pub is_static: bool,
+    /// Granted requests and limits, and what running containers have of them.
+    pub allocated: Allocated,
+    pub applied: HashMap<String, Applied>,
+    pub resize: Option<ResizeCondition>,
     /// Events already told in this life of the pod, to say some things once.
     pub told: HashSet<String>,
 }
@@ -90,6 +99,9 @@ impl PodWorker {
             first_seen: Timestamp::now(),
             previous: None,
             is_static,
+            allocated: Allocated::new(),
+            applied: HashMap::new(),
+            resize: None,
             told: HashSet::new(),
         }
     }
@@ -157,19 +169,27 @@ impl PodWorker {
     /// Generates the status from what is known now.
     pub fn status(&mut self, pod: &Arc<Pod>, observed: &ObservedPod) -> PodStatus {
         let probes = self.context.prober.results(observed);
+        // What the containers have counts, not what they are to get.
+        let granted = effective(pod, &self.allocated);
         let status = generate_pod_status(&StatusInput {
-            pod,
+            pod: &granted,
             previous: self.previous.as_ref(),
             observed,
             probes: &probes,
             waiting: &self.waiting,
             messages: &self.messages,
             verdict: self.verdict.as_ref(),
+            resize: self.resize.as_ref(),
             ended: self.ended,
             host_ips: &self.context.config.node_ips,
             first_seen: self.first_seen,
             now: Timestamp::now(),
         });
+        let before = self.previous.as_ref().and_then(|before| before.phase.as_deref());
+        if status.phase.as_deref() == Some("Running") && before != Some("Running") && spec::phase(pod) != "Running" {
+            let (namespace, name) = (spec::namespace(pod).to_owned(), spec::name(pod).to_owned());
+            (self.context.events)(AgentEvent::PodRunning { namespace, name, at: Timestamp::now() });
+        }
         self.previous = Some(status.clone());
         status
     }

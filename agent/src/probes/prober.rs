@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use parking_lot::Mutex;
 use skiff_client::{EventRecorder, EventType};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::check::{CheckTarget, check};
@@ -49,6 +50,8 @@ struct Shared {
     tasks: TaskTracker,
     token: CancellationToken,
     state: Mutex<State>,
+    /// Counts changes of results, for probes that wait for another one.
+    changes: watch::Sender<u64>,
 }
 
 /// Starts and ends probe tasks and holds their results; cheap to clone.
@@ -57,7 +60,15 @@ pub struct Prober(Arc<Shared>);
 
 impl Prober {
     pub fn new(cri: Cri, wake: Wake, recorder: EventRecorder, tasks: TaskTracker, token: CancellationToken) -> Prober {
-        Prober(Arc::new(Shared { cri, wake, recorder, tasks, token, state: Mutex::default() }))
+        Prober(Arc::new(Shared {
+            cri,
+            wake,
+            recorder,
+            tasks,
+            token,
+            state: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }))
     }
 
     /// Results of the containers of a pod, by container id.
@@ -222,10 +233,12 @@ impl Worker {
         tokio::time::sleep(delay.saturating_sub(age)).await;
     }
 
-    /// The startup probe's task changes the result; looking at it per second matches the finest period.
     async fn wait_started(&self) {
+        let mut changes = self.shared.changes.subscribe();
         while self.result().startup != Some(true) {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            if changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -246,6 +259,7 @@ impl Worker {
             before != *results
         };
         if changed {
+            self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
             (self.shared.wake)(spec::uid(&self.pod));
         }
     }

@@ -53,6 +53,9 @@ pub(super) fn generate(
         let condition = Verdict { status: true, reason: "TerminationByKubelet", message: verdict.message.clone() };
         all.push(("DisruptionTarget", condition));
     }
+    if let Some(resize) = input.resize {
+        all.push((resize.kind, Verdict { status: true, reason: resize.reason, message: resize.message.clone() }));
+    }
     all.into_iter().map(|(name, verdict)| condition(input, name, verdict)).collect()
 }
 

@@ -31,6 +31,20 @@ pub struct Override {
     pub disruption: bool,
 }
 
+/// A resize that is not done, as a condition of the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResizeCondition {
+    /// [`ResizeCondition::PENDING`] or [`ResizeCondition::IN_PROGRESS`].
+    pub kind: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl ResizeCondition {
+    pub const PENDING: &'static str = "PodResizePending";
+    pub const IN_PROGRESS: &'static str = "PodResizeInProgress";
+}
+
 /// Everything the status may depend on.
 pub struct StatusInput<'a> {
     pub pod: &'a Pod,
@@ -44,6 +58,7 @@ pub struct StatusInput<'a> {
     /// Termination messages by container id.
     pub messages: &'a HashMap<String, String>,
     pub verdict: Option<&'a Override>,
+    pub resize: Option<&'a ResizeCondition>,
     /// All containers have ended and none will be started again.
     pub ended: bool,
     pub host_ips: &'a [IpAddr],

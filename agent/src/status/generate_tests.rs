@@ -77,6 +77,7 @@ impl World {
             waiting: &self.waiting,
             messages: &HashMap::new(),
             verdict: self.verdict.as_ref(),
+            resize: None,
             ended: self.ended,
             host_ips: &["192.168.0.1".parse().unwrap()],
             first_seen: at(1),

@@ -7,5 +7,5 @@ mod patch;
 mod writer;
 
 pub use containers::container_id;
-pub use generate::{Override, StatusInput, WaitReason, generate_pod_status};
+pub use generate::{Override, ResizeCondition, StatusInput, WaitReason, generate_pod_status};
 pub use writer::StatusWriter;

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 
+use super::ResizeCondition;
 use crate::pods::spec;
 
 /// Fields that the node owns and that must vanish when it no longer sets them.
@@ -14,6 +15,7 @@ pub(super) fn patch(pod: &Pod, status: &PodStatus) -> Option<Value> {
     let mut new = serde_json::to_value(status).ok()?;
     let old_value = serde_json::to_value(old).ok()?;
     if is_covered(&new, &old_value)
+        && vanished(&new, &old_value).is_empty()
         && CLEARED.iter().all(|name| new.get(name).is_some() || old_value.get(name).is_none())
     {
         return None;
@@ -23,13 +25,17 @@ pub(super) fn patch(pod: &Pod, status: &PodStatus) -> Option<Value> {
             new[name] = Value::Null;
         }
     }
+    let gone = vanished(&new, &old_value);
     // Lists merged by key keep what a patch does not mention.
     for condition in new["conditions"].as_array_mut().into_iter().flatten() {
         for name in ["reason", "message"] {
-            if condition.get(name).is_none() {
+            if condition.get(name).is_none() && condition.get("$patch").is_none() {
                 condition[name] = Value::Null;
             }
         }
+    }
+    if let Some(conditions) = new["conditions"].as_array_mut() {
+        conditions.extend(gone);
     }
     for (list, key) in [("podIPs", "ip"), ("hostIPs", "ip")] {
         let gone: Vec<Value> = old_value[list]
@@ -50,6 +56,16 @@ pub(super) fn patch(pod: &Pod, status: &PodStatus) -> Option<Value> {
         return Some(json!({"status": new}));
     }
     Some(json!({"metadata": {"uid": spec::uid(pod)}, "status": new}))
+}
+
+/// Conditions that the node sets only for a while and that no longer hold, as deletions.
+fn vanished(new: &Value, old: &Value) -> Vec<Value> {
+    let has = |status: &Value, name: &str| {
+        status["conditions"].as_array().into_iter().flatten().any(|condition| condition["type"] == name)
+    };
+    let kinds = [ResizeCondition::PENDING, ResizeCondition::IN_PROGRESS];
+    let gone = kinds.into_iter().filter(|name| has(old, name) && !has(new, name));
+    gone.map(|name| json!({"$patch": "delete", "type": name})).collect()
 }
 
 /// Whether `old` already says everything that `new` says.

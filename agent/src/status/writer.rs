@@ -5,7 +5,7 @@
 //! bounded number at a time.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Weak},
 };
 
@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use skiff_api::{GroupVersionResource, Revision};
 use skiff_client::{Client, Patch};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::patch::patch;
@@ -39,6 +39,8 @@ struct Shared {
     client: Client,
     state: Mutex<State>,
     slots: Semaphore,
+    /// Told whenever a pod has nothing more to write.
+    idle: Notify,
     tasks: TaskTracker,
     token: CancellationToken,
 }
@@ -54,6 +56,7 @@ impl StatusWriter {
             client,
             state: Mutex::default(),
             slots: Semaphore::new(limits::STATUS_WRITES_MAX),
+            idle: Notify::new(),
             tasks,
             token,
         }))
@@ -98,12 +101,38 @@ impl StatusWriter {
         state.latest.remove(uid);
     }
 
-    /// Writes now and says whether the API took it: for the last word on a pod.
+    /// Writes now and says whether the API took it: for the last word on a pod. Waits for a write
+    /// under way, so that an older status never comes after this one.
     pub async fn write_now(&self, pod: &Arc<Pod>, status: &PodStatus) -> Result<(), skiff_client::ClientError> {
         let uid = spec::uid(pod).to_owned();
-        self.0.state.lock().pending.remove(&uid);
-        self.0.state.lock().latest.insert(uid.clone(), Arc::new(status.clone()));
+        loop {
+            let idle = self.0.idle.notified();
+            {
+                let mut state = self.0.state.lock();
+                state.pending.remove(&uid);
+                if let Entry::Vacant(entry) = state.active.entry(uid.clone()) {
+                    entry.insert(Arc::new(status.clone()));
+                    state.latest.insert(uid.clone(), Arc::new(status.clone()));
+                    break;
+                }
+            }
+            idle.await;
+        }
+        let _turn = Turn { shared: &self.0, uid: &uid };
         self.0.write(&uid, pod, status).await
+    }
+}
+
+/// The right to write for a pod; given back also when the writer is interrupted.
+struct Turn<'a> {
+    shared: &'a Shared,
+    uid: &'a str,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shared.state.lock().active.remove(self.uid);
+        self.shared.idle.notify_waiters();
     }
 }
 
@@ -135,7 +164,10 @@ async fn run(shared: Weak<Shared>, uid: String) {
             }
             next
         };
-        let Some(next) = next else { return };
+        let Some(next) = next else {
+            shared.idle.notify_waiters();
+            return;
+        };
         let Ok(slot) = shared.slots.acquire().await else { return };
         let result = shared.write(&uid, &next.pod, &next.status).await;
         drop(slot);

@@ -85,7 +85,8 @@ impl FakeApi {
         object
     }
 
-    fn remove(&self, path: &str) -> Option<Value> {
+    /// Takes an object away at once.
+    pub fn remove(&self, path: &str) -> Option<Value> {
         let mut state = self.state.lock().unwrap();
         let mut object = state.objects.remove(path)?;
         state.revision += 1;
