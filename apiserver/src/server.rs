@@ -98,7 +98,7 @@ struct Inner {
     server_address: String,
     /// Cancelled when the server stops; ends watches and proxied streams.
     stop: CancellationToken,
-    /// Watches over websockets.
+    /// Writes, and watches over websockets.
     sessions: TaskTracker,
 }
 
@@ -321,15 +321,36 @@ impl ApiServer {
             return body::failure(&status);
         }
         let long = info.is_long_running() || is_watch(&request);
-        let answer = self.route(info, &user, request);
         if long {
-            return answer.await;
+            return self.route(info, &user, request).await;
         }
+        let answer = async {
+            if writes(&info.verb) {
+                self.to_its_end(info, user, request).await
+            } else {
+                self.route(info, &user, request).await
+            }
+        };
         match timeout(limits::REQUEST_TIMEOUT, answer).await {
             Ok(response) => response,
             Err(_) => {
                 body::failure(&Status::timeout("Timeout: request did not complete within the allotted timeout", 0))
             }
+        }
+    }
+
+    /// Answers a write in a task of its own: what has begun is finished, also
+    /// when the client goes away, so that storage and what was taken from pools
+    /// (addresses, quota) stay in step.
+    async fn to_its_end(&self, info: &RequestInfo, user: UserInfo, request: Request<Body>) -> Response<Body> {
+        let (server, info) = (self.clone(), info.clone());
+        let task = self.0.sessions.spawn(async move { server.route(&info, &user, request).await });
+        match task.await {
+            Ok(response) => response,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => body::failure(&Status::service_unavailable("the server is stopping")),
+            },
         }
     }
 
@@ -475,6 +496,11 @@ impl ApiServer {
         paths.sort();
         paths
     }
+}
+
+/// Whether a verb changes something.
+fn writes(verb: &str) -> bool {
+    matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection")
 }
 
 /// A watch of one object is a GET by its verb.

@@ -57,6 +57,9 @@ pub(crate) fn resolve(store: &Store, info: &RequestInfo) -> Result<(Arc<Resource
     if !row.namespaced && !info.namespace.is_empty() && !scoped_by_name {
         return Err(Status::no_route());
     }
+    if info.parts.len() > 3 && info.subresource != "proxy" {
+        return Err(Status::no_route());
+    }
     let subresource = match info.subresource.as_str() {
         "" => None,
         name => Some(row.subresource(name).cloned().ok_or_else(Status::no_route)?),

@@ -170,3 +170,25 @@ async fn concurrent_patches_all_arrive() {
     }
     assert_eq!(api.get(&format!("{MAPS}/a")).await.body["data"].as_object().unwrap().len(), 9);
 }
+
+#[tokio::test]
+async fn a_write_is_finished_though_its_client_leaves() {
+    use futures_util::FutureExt;
+    let api = start().await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+        "spec": {"clusterIP": "10.43.0.77", "ports": [{"port": 80}]}});
+    // Polled once, then dropped: the request has begun and nobody waits for it.
+    assert!(api.post("/api/v1/namespaces/n/services", service).now_or_never().is_none());
+    for _ in 0..100 {
+        let found = api.get("/api/v1/namespaces/n/services/s").await;
+        if found.code == 200 {
+            let mut other = found.body.clone();
+            other["metadata"] = json!({"name": "t"});
+            let taken = api.post("/api/v1/namespaces/n/services", other).await;
+            assert_eq!(taken.code, 422, "the address is taken: {}", taken.body);
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the service was not created");
+}
