@@ -99,6 +99,8 @@ add chain inet {table} hostports
 add chain inet {table} prerouting {{ type nat hook prerouting priority {PRIORITY_DNAT} ; }}
 add chain inet {table} output {{ type nat hook output priority {PRIORITY_DNAT} ; }}
 add chain inet {table} postrouting {{ type nat hook postrouting priority {PRIORITY_SNAT} ; }}
+add chain inet {table} protect_loopback {{ type filter hook prerouting priority raw ; }}
+flush chain inet {table} protect_loopback
 flush chain inet {table} hostports
 flush chain inet {table} prerouting
 flush chain inet {table} output
@@ -107,6 +109,7 @@ add rule inet {table} hostports dnat ip to ip daddr . meta l4proto . th dport ma
 add rule inet {table} hostports dnat ip to meta l4proto . th dport map @any4
 add rule inet {table} hostports dnat ip6 to ip6 daddr . meta l4proto . th dport map @host6
 add rule inet {table} hostports dnat ip6 to meta l4proto . th dport map @any6
+add rule inet {table} protect_loopback iifname != "lo" ip daddr 127.0.0.0/8 drop
 add rule inet {table} prerouting fib daddr type local jump hostports
 add rule inet {table} output fib daddr type local jump hostports
 add rule inet {table} postrouting ct status dnat ip saddr . ip daddr @hairpin4 masquerade

@@ -194,8 +194,6 @@ fn ensure_bridge(netlink: &mut Netlink, conf: &NetConf) -> Result<Link, CniError
     ensure_addresses(netlink, &bridge, &gateways)?;
     // Traffic between two pods enters and leaves by the bridge: no redirects then.
     set_sysctl(&format!("net/ipv4/conf/{name}/send_redirects"), "0")?;
-    // Published ports answer on 127.0.0.1 too, whose packets the bridge would refuse.
-    set_sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
     Ok(bridge)
 }
 
@@ -240,7 +238,12 @@ fn publish(
         return Ok(());
     }
     let script = host_port::publish(&conf.table, mappings, displaced, addresses);
-    Nft::new(&conf.nft).apply(&script).map_err(|error| CniError::new(ErrorCode::Kernel, "publish host ports", error))
+    Nft::new(&conf.nft)
+        .apply(&script)
+        .map_err(|error| CniError::new(ErrorCode::Kernel, "publish host ports", error))?;
+    // Published ports answer on 127.0.0.1 too, whose packets the bridge would refuse.
+    // The table just made keeps others from reaching 127.0.0.0/8 that way.
+    set_sysctl(&format!("net/ipv4/conf/{}/route_localnet", conf.bridge), "1")
 }
 
 /// Takes down what ADD set up, as far as it is still there.

@@ -19,6 +19,10 @@ use super::{
 
 /// Clients remembered per endpoint.
 const AFFINITY_CLIENTS_MAX: u32 = 65_535;
+/// Up to this many endpoints are tried by rules, more by one lookup. An anonymous
+/// lookup per service would make installing many services take quadratic time in
+/// the kernel, while a few rules cost a new connection next to nothing.
+const ENDPOINTS_BY_RULE_MAX: usize = 16;
 
 /// Compiles a service. Pure: the same inputs give the same fragment.
 pub fn compile(service: &ServiceInput, slices: &[&SliceInput], node: &NodeView) -> Fragment {
@@ -132,25 +136,26 @@ impl PortCompiler<'_> {
         let name = self.chain(prefix);
         let rules = match self.service.affinity_seconds {
             Some(seconds) => self.sticky_rules(endpoints, seconds),
-            None => vec![self.translate(endpoints)],
+            None => self.translate(endpoints),
         };
         self.fragment.chains.insert(name, rules);
     }
 
     /// Rewrites the destination to one of the endpoints, at random.
-    fn translate(&self, endpoints: &[SocketAddr]) -> String {
+    fn translate(&self, endpoints: &[SocketAddr]) -> Vec<String> {
         let (protocol, family) = (self.port.protocol.name(), self.family.keyword());
-        if let [endpoint] = endpoints {
-            return format!("meta l4proto {protocol} dnat {family} to {endpoint}");
+        let condition = format!("meta l4proto {protocol} ");
+        if endpoints.len() <= ENDPOINTS_BY_RULE_MAX {
+            let verdicts = endpoints.iter().map(|endpoint| format!("dnat {family} to {endpoint}"));
+            return one_of(&condition, verdicts.collect());
         }
         let choices: Vec<String> = endpoints
             .iter()
             .enumerate()
             .map(|(index, endpoint)| format!("{index} : {} . {}", endpoint.ip(), endpoint.port()))
             .collect();
-        let count = endpoints.len();
-        let choices = choices.join(", ");
-        format!("meta l4proto {protocol} dnat {family} to numgen random mod {count} map {{ {choices} }}")
+        let (count, choices) = (endpoints.len(), choices.join(", "));
+        vec![format!("{condition}dnat {family} to numgen random mod {count} map {{ {choices} }}")]
     }
 
     /// Known clients first to their endpoint, then all others to any, remembering them.
@@ -158,7 +163,7 @@ impl PortCompiler<'_> {
         let family = self.family.keyword();
         let mut rules = Vec::with_capacity(endpoints.len() + 1);
         let mut choices = Vec::with_capacity(endpoints.len());
-        for (index, endpoint) in endpoints.iter().enumerate() {
+        for endpoint in endpoints {
             // Colons are not allowed in names.
             let suffix = format!("{}/{}", endpoint.ip().to_string().replace(':', "_"), endpoint.port());
             let (chain, set) = (format!("{}/{suffix}", self.chain("ep")), format!("{}/{suffix}", self.chain("aff")));
@@ -167,12 +172,14 @@ impl PortCompiler<'_> {
                 self.family.address_type()
             );
             rules.push(format!("{family} saddr @{set} goto {chain}"));
-            choices.push(format!("{index} : goto {chain}"));
+            choices.push(format!("goto {chain}"));
             let remember = format!("update @{set} {{ {family} saddr }}");
-            self.fragment.chains.insert(chain, vec![remember, self.translate(&[*endpoint])]);
+            let mut own = vec![remember];
+            own.extend(self.translate(&[*endpoint]));
+            self.fragment.chains.insert(chain, own);
             self.fragment.sets.insert(set, declaration);
         }
-        rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), choices.join(", ")));
+        rules.extend(one_of("", choices));
         rules
     }
 
@@ -294,6 +301,17 @@ impl PortCompiler<'_> {
             self.fragment.udp.entry(frontend).or_default().extend(endpoints);
         }
     }
+}
+
+/// Rules of which exactly one applies, each as likely as the others: the first
+/// of `n` is taken once in `n` times, the first of the rest once in `n - 1`, and so on.
+fn one_of(condition: &str, verdicts: Vec<String>) -> Vec<String> {
+    let count = verdicts.len();
+    let rule = |(index, verdict): (usize, String)| match count - index {
+        1 => format!("{condition}{verdict}"),
+        left => format!("{condition}numgen random mod {left} 0 {verdict}"),
+    };
+    verdicts.into_iter().enumerate().map(rule).collect()
 }
 
 #[cfg(test)]

@@ -68,8 +68,8 @@ fn a_cluster_address_balances_over_all_ready_endpoints() {
     let slices = [slice(vec![endpoint("10.42.0.5", "n1"), endpoint("10.42.1.6", "n2"), unready])];
     assert_eq!(
         record(&service(vec![tcp(None)]), &slices, &node()),
-        "chain svc4/default/web/tcp/80: meta l4proto tcp dnat ip to numgen random mod 2 map \
-         { 0 : 10.42.0.5 . 8080, 1 : 10.42.1.6 . 8080 }\n\
+        "chain svc4/default/web/tcp/80: meta l4proto tcp numgen random mod 2 0 dnat ip to 10.42.0.5:8080; \
+         meta l4proto tcp dnat ip to 10.42.1.6:8080\n\
          services4: 10.43.0.10 . tcp . 80 -> goto svc4/default/web/tcp/80\n\
          cluster_ips4: 10.43.0.10\n\
          hairpin4: 10.42.0.5 . 10.42.0.5\n\
@@ -177,4 +177,17 @@ fn both_families_have_chains_of_their_own_and_sticky_clients_sets() {
          meta l4proto tcp dnat ip6 to [fd00::5]:8080\n"
     ));
     assert!(text.contains("services6: fd00:43::10 . tcp . 80 -> goto svc6/default/web/tcp/80\n"));
+}
+
+#[test]
+fn many_endpoints_are_chosen_by_one_lookup() {
+    let endpoints = (1..=17).map(|number| endpoint(&format!("10.42.1.{number}"), "n2")).collect();
+    let text = record(&service(vec![tcp(None)]), &[slice(endpoints)], &node());
+    assert!(text.contains("dnat ip to numgen random mod 17 map { 0 : 10.42.1.1 . 8080, "));
+}
+
+#[test]
+fn each_of_several_rules_is_equally_likely() {
+    let rules = one_of("c ", ["a", "b", "d"].map(str::to_owned).to_vec());
+    assert_eq!(rules, ["c numgen random mod 3 0 a", "c numgen random mod 2 0 b", "c d"]);
 }
