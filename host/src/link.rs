@@ -24,6 +24,7 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LINK: u16 = 3;
 const IFLA_VXLAN_LOCAL: u16 = 4;
@@ -122,12 +123,17 @@ impl Netlink {
         self.dump(|| Message::new(RTM_GETLINK, 0).raw(&header(AF_UNSPEC, 0, 0, 0)), "list links", decode)
     }
 
-    /// Creates a bridge and brings it up. A fixed address keeps it stable when ports come and go.
+    /// Creates a bridge and brings it up. A fixed address keeps it stable when ports
+    /// come and go. Multicast goes to all ports: with snooping, IPv6 neighbours
+    /// would stay unknown for the first seconds of a port.
     pub fn add_bridge(&mut self, name: &str, mac: Mac, mtu: u32) -> Result<(), NetlinkError> {
         let message = new_link(name, IFF_UP)
             .attribute(IFLA_ADDRESS, &mac.0)
             .attribute_u32(IFLA_MTU, mtu)
-            .nested(IFLA_LINKINFO, |info| info.attribute(IFLA_INFO_KIND, b"bridge"));
+            .nested(IFLA_LINKINFO, |info| {
+                info.attribute(IFLA_INFO_KIND, b"bridge")
+                    .nested(IFLA_INFO_DATA, |data| data.attribute(IFLA_BR_MCAST_SNOOPING, &[0]))
+            });
         self.execute(message, || format!("add bridge {name}"))
     }
 
