@@ -60,7 +60,7 @@ pub enum Verdict {
     /// One source reports too much about one object.
     Drop,
     /// Create it, or raise the count of the named one; then call [`EventCorrelator::written`].
-    Write(Series),
+    Write(Box<Series>),
 }
 
 struct Bucket {
@@ -99,7 +99,7 @@ impl EventCorrelator {
             Some(known) => Series { count: known.count + 1, message, ..known.clone() },
             None => Series { key, name: String::new(), message, first: reported.at, count: 1 },
         };
-        Verdict::Write(series)
+        Verdict::Write(Box::new(series))
     }
 
     /// Remembers a series that was written.
@@ -215,8 +215,8 @@ mod tests {
                 if series.name.is_empty() {
                     series.name = format!("event-{}", event.at.as_second());
                 }
-                correlator.written(series.clone());
-                Some(series)
+                correlator.written(Series::clone(&series));
+                Some(*series)
             }
         }
     }

@@ -106,7 +106,7 @@ impl EventSink {
                 written = self.write(&reported, &mut series) => written,
             };
             match written {
-                Ok(()) => correlator.written(series),
+                Ok(()) => correlator.written(*series),
                 Err(error) => {
                     tracing::warn!(component = "events", reason = reported.record.reason, %error, "event not written");
                 }

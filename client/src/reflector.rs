@@ -31,7 +31,7 @@ pub struct Reflector {
 impl Reflector {
     /// Follows all objects of a resource.
     pub fn new(resource: GroupVersionResource) -> Reflector {
-        Reflector { resource: resource, namespace: None, label_selector: None, field_selector: None }
+        Reflector { resource, namespace: None, label_selector: None, field_selector: None }
     }
 
     /// Follows a typed kind.

@@ -181,7 +181,7 @@ impl Plan<'_> {
         let needs_placeholder = rest.is_empty() && filled.iter().all(|(_, _, endpoints)| endpoints.is_empty());
         let mut kept_placeholder = false;
         for (slice, value, endpoints) in filled {
-            if endpoints.is_empty() && !(needs_placeholder && !kept_placeholder) {
+            if endpoints.is_empty() && (kept_placeholder || !needs_placeholder) {
                 self.outcome.push(write::delete::<EndpointSlice>(&slice));
                 continue;
             }

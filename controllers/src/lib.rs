@@ -28,6 +28,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod garbage_collector;
 pub mod job;
 pub mod namespace;
@@ -35,11 +36,14 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
+pub mod volume_binder;
+pub mod volume_protection;
 
 use std::sync::Arc;
 
@@ -48,9 +52,10 @@ use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use skiff_client::Controller;
 
 pub use node_ipam::ClusterCidr;
+pub use resource_quota::QuotaUsage;
 
 /// What the controllers need to know of the cluster.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControllerConfig {
     /// PEM bundle of the CA that signs the API server's certificate.
     pub root_ca_pem: String,
@@ -60,6 +65,8 @@ pub struct ControllerConfig {
     pub node_monitor_grace: SignedDuration,
     /// Ended pods that are kept; the oldest beyond are deleted.
     pub terminated_pods_max: usize,
+    /// Evaluates what objects use of quotas; without it quotas keep no status.
+    pub quota_usage: Option<Arc<dyn QuotaUsage>>,
 }
 
 impl Default for ControllerConfig {
@@ -69,6 +76,7 @@ impl Default for ControllerConfig {
             cluster_cidrs: Vec::new(),
             node_monitor_grace: SignedDuration::from_secs(40),
             terminated_pods_max: 12_500,
+            quota_usage: None,
         }
     }
 }
@@ -91,6 +99,10 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(ttl_after_finished::TtlAfterFinishedController),
         Arc::new(endpoints::EndpointsController),
         Arc::new(endpointslice::EndpointSliceController),
+        Arc::new(endpointslice_mirroring::EndpointSliceMirroringController),
+        Arc::new(volume_binder::VolumeBinder),
+        Arc::new(volume_protection::ClaimProtectionController),
+        Arc::new(volume_protection::VolumeProtectionController),
         Arc::new(garbage_collector::GarbageCollector),
         Arc::new(node_lifecycle::NodeLifecycleController::new(config.node_monitor_grace)),
         Arc::new(taint_eviction::TaintEvictionController::default()),
@@ -98,6 +110,9 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
     ];
     if !config.cluster_cidrs.is_empty() {
         controllers.push(Arc::new(node_ipam::NodeIpamController { cluster_cidrs: config.cluster_cidrs.clone() }));
+    }
+    if let Some(usage) = &config.quota_usage {
+        controllers.push(Arc::new(resource_quota::ResourceQuotaController { usage: Arc::clone(usage) }));
     }
     controllers
 }

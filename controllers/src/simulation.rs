@@ -157,7 +157,7 @@ impl Simulation {
             match self.carry_out(controller.name(), operation) {
                 Ok(changed) => acted |= changed,
                 Err(Some(status)) => {
-                    self.last_failure.insert(failure_key, Arc::new(status));
+                    self.last_failure.insert(failure_key, Arc::new(*status));
                     failed = true;
                     break;
                 }
@@ -171,14 +171,14 @@ impl Simulation {
     }
 
     /// `Err(None)` ends the outcome quietly, `Err(Some)` is a failure.
-    fn carry_out(&mut self, who: &str, operation: Operation) -> Result<bool, Option<Status>> {
+    fn carry_out(&mut self, who: &str, operation: Operation) -> Result<bool, Option<Box<Status>>> {
         match operation {
             Operation::Create { resource, body, .. } => {
                 let name = body["metadata"]["name"].as_str().or(body["metadata"]["generateName"].as_str()).unwrap();
                 if let Some((refused, message)) = self.refuse
                     && resource.resource == refused
                 {
-                    return Err(Some(Status::forbidden("", refused, name, message)));
+                    return Err(Some(Box::new(Status::forbidden("", refused, name, message))));
                 }
                 let namespace = body["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
                 if self.value(&resource.group_resource().to_string(), &namespace, name).is_some() {
@@ -242,13 +242,14 @@ impl Simulation {
         name: &str,
         subresource: Option<&str>,
         body: Value,
-    ) -> Result<bool, Option<Status>> {
+    ) -> Result<bool, Option<Box<Status>>> {
         let Some(before) = self.value(&resource.group_resource().to_string(), namespace, name) else {
             return Err(None);
         };
         let version = &body["metadata"]["resourceVersion"];
         if !version.is_null() && *version != before["metadata"]["resourceVersion"] {
-            return Err(Some(Status::conflict("", &resource.resource, name, "the object has been modified")));
+            let status = Status::conflict("", &resource.resource, name, "the object has been modified");
+            return Err(Some(Box::new(status)));
         }
         let mut value = body;
         if subresource == Some("status") {

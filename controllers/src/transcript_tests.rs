@@ -16,6 +16,7 @@ use crate::{
     disruption::DisruptionController,
     endpoints::EndpointsController,
     endpointslice::EndpointSliceController,
+    endpointslice_mirroring::EndpointSliceMirroringController,
     garbage_collector::GarbageCollector,
     job::JobController,
     namespace::NamespaceController,
@@ -28,6 +29,8 @@ use crate::{
     simulation::Simulation,
     statefulset::StatefulSetController,
     taint_eviction::TaintEvictionController,
+    volume_binder::VolumeBinder,
+    volume_protection::ClaimProtectionController,
 };
 
 fn start(name: &str) -> Simulation {
@@ -627,4 +630,102 @@ spec:
     let status = simulation.value("cronjobs.batch", "d", "tick").unwrap()["status"].clone();
     assert_eq!(status["lastScheduleTime"], "2026-01-01T00:02:00Z");
     assert_eq!(status["active"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn hand_made_endpoints_are_mirrored_into_slices() {
+    let objects = "
+apiVersion: v1
+kind: Service
+metadata: {name: ext, namespace: d}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: ext, namespace: d, labels: {a: b}}
+subsets:
+- addresses: [{ip: 192.0.2.1}, {ip: '2001:db8::1'}]
+  notReadyAddresses: [{ip: 192.0.2.2}]
+  ports: [{port: 8080, protocol: TCP}]
+";
+    let controllers: [&dyn Controller; 1] = [&EndpointSliceMirroringController];
+    let mut simulation = Simulation::new(objects);
+    simulation.settle(&controllers, false, anything);
+    let slices = simulation.values("endpointslices.discovery.k8s.io", "d");
+    assert_eq!(slices.len(), 2);
+    let v4 = slices.iter().find(|slice| slice["addressType"] == "IPv4").unwrap();
+    assert_eq!(v4["endpoints"][1], json!({"addresses": ["192.0.2.2"], "conditions": {"ready": false}}));
+    simulation.edit("endpoints", "d", "ext", |endpoints| {
+        endpoints["subsets"] =
+            json!([{"addresses": [{"ip": "192.0.2.3"}], "ports": [{"port": 8080, "protocol": "TCP"}]}]);
+    });
+    simulation.settle(&controllers, false, anything);
+    assert_eq!(simulation.values("endpointslices.discovery.k8s.io", "d").len(), 1);
+    simulation.delete("endpoints", "d", "ext", None);
+    simulation.settle(&controllers, false, anything);
+    assert!(simulation.values("endpointslices.discovery.k8s.io", "d").is_empty());
+}
+
+#[test]
+fn a_claim_in_use_outlives_its_deletion() {
+    let objects = "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data, namespace: d}
+spec: {}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: user, namespace: d}
+spec: {nodeName: n1, containers: [], volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]}
+status: {phase: Running}
+";
+    let controllers: [&dyn Controller; 1] = [&ClaimProtectionController];
+    let mut simulation = Simulation::new(objects);
+    simulation.settle(&controllers, false, anything);
+    simulation.delete("persistentvolumeclaims", "d", "data", None);
+    simulation.settle(&controllers, false, anything);
+    assert!(simulation.value("persistentvolumeclaims", "d", "data").is_some());
+    simulation.delete("pods", "d", "user", None);
+    simulation.end_pod("d", "user");
+    simulation.settle(&controllers, false, anything);
+    assert!(simulation.value("persistentvolumeclaims", "d", "data").is_none());
+}
+
+#[test]
+fn a_claim_takes_the_smallest_volume_that_does() {
+    let volume = |name: &str, size: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {name}}}
+spec: {{capacity: {{storage: {size}}}, accessModes: [ReadWriteOnce], storageClassName: manual}}
+---"
+        )
+    };
+    let objects = format!(
+        "{}{}{}
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: data, namespace: d}}
+spec: {{accessModes: [ReadWriteOnce], storageClassName: manual, resources: {{requests: {{storage: 2Gi}}}}}}
+",
+        volume("big", "10Gi"),
+        volume("small", "1Gi"),
+        volume("right", "3Gi")
+    );
+    let controllers: [&dyn Controller; 1] = [&VolumeBinder];
+    let mut simulation = Simulation::new(&objects);
+    simulation.settle(&controllers, false, anything);
+    let phase = |simulation: &Simulation, name: &str| {
+        simulation.value("persistentvolumes", "", name).unwrap()["status"]["phase"].clone()
+    };
+    let claim = simulation.value("persistentvolumeclaims", "d", "data").unwrap();
+    assert_eq!((&claim["spec"]["volumeName"], &claim["status"]["phase"]), (&json!("right"), &json!("Bound")));
+    assert_eq!(claim["status"]["capacity"]["storage"], "3Gi");
+    assert_eq!((phase(&simulation, "right"), phase(&simulation, "big")), (json!("Bound"), json!("Available")));
+    simulation.delete("persistentvolumeclaims", "d", "data", None);
+    simulation.settle(&controllers, false, anything);
+    assert_eq!(phase(&simulation, "right"), "Released");
 }

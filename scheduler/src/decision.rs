@@ -14,7 +14,7 @@ use crate::{
 
 /// What becomes of a pod.
 pub enum Decision {
-    Node { name: String, prepared: Prepared },
+    Node { name: String, prepared: Box<Prepared> },
     Nowhere(Diagnosis),
 }
 
@@ -132,7 +132,7 @@ pub fn schedule(pod: &PodInfo, view: &View, nominated: &Nominated, turn: u64) ->
         (None, [only]) => only.name(),
         (None, several) => best(several, &prepared.score(pod, several, view), turn).name(),
     };
-    Decision::Node { name: chosen.to_owned(), prepared }
+    Decision::Node { name: chosen.to_owned(), prepared: Box::new(prepared) }
 }
 
 /// The node with the highest score; among equals `turn` decides.
