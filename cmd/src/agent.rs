@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use skiff_client::{Client, Snapshot, https::{HttpsTransport, Identity, ServerAddresses, Trust}, reflector::Reflector};
+use skiff_client::{
+    Client, Snapshot,
+    https::{HttpsTransport, Identity, ServerAddresses, Trust},
+    reflector::Reflector,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -116,7 +120,10 @@ fn client(membership: &Membership, identity: &KeyAndCertificate, user_agent: &st
 
 /// What the network of a node reads, kept current by watches.
 fn watch(client: Client, supervision: &mut Supervision, token: &CancellationToken) -> Snapshot {
-    use k8s_openapi::api::{core::v1::{Node, Service}, discovery::v1::EndpointSlice};
+    use k8s_openapi::api::{
+        core::v1::{Node, Service},
+        discovery::v1::EndpointSlice,
+    };
     let snapshot = Snapshot::new();
     let reflectors = [
         ("watch of nodes", skiff_api::GroupResource::of::<Node>(), Reflector::of::<Node>()),

@@ -24,6 +24,19 @@ const ARCHIVE: &str = "skiff-system.tar";
 /// Names by which the binary is called inside the image.
 const LINKS: &[&str] = &["pause", "coredns"];
 
+/// Upstream's images below a registry the user names, instead of our own.
+pub struct UpstreamImages<'a>(pub &'a str);
+
+impl UpstreamImages<'_> {
+    pub fn pause(&self) -> String {
+        format!("{}/pause:3.10.2", self.0.trim_end_matches('/'))
+    }
+
+    pub fn coredns(&self) -> String {
+        format!("{}/coredns/coredns:v1.14.6", self.0.trim_end_matches('/'))
+    }
+}
+
 /// The image that components use for themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemImage {

@@ -33,8 +33,17 @@ fn start() -> Result<()> {
     let mut cluster = Cluster::start(ClusterOptions::default())?;
     println!("start: empty folder to node Ready     {:.2} s", cluster.cold_start.as_secs_f64());
     let begun = Instant::now();
-    cluster.kubectl().run(&["run", "first", "--image", skiff_tests::image::BUSYBOX, "--command", "--", "sleep", "9999"])?;
-    cluster.wait_pod("default", "run=first")?;
+    cluster.kubectl().run(&[
+        "run",
+        "first",
+        "--image",
+        skiff_tests::image::BUSYBOX,
+        "--command",
+        "--",
+        "sleep",
+        "9999",
+    ])?;
+    wait_pod(&cluster, "default", "run=first")?;
     println!("start: pod created to Running         {:.2} s", begun.elapsed().as_secs_f64());
     cluster.stop_server()?;
     let begun = Instant::now();
@@ -47,7 +56,7 @@ fn start() -> Result<()> {
 /// A single node with nothing but cluster DNS, left alone.
 fn idle() -> Result<()> {
     let cluster = Cluster::start(ClusterOptions::default())?;
-    cluster.wait_pod("kube-system", "k8s-app=kube-dns")?;
+    wait_pod(&cluster, "kube-system", "k8s-app=kube-dns")?;
     std::thread::sleep(SETTLE);
     let processes = own_processes(&cluster)?;
     let before: Vec<Usage> = processes.iter().map(|(pid, _)| Usage::read(*pid)).collect::<Result<_>>()?;
@@ -66,6 +75,12 @@ fn idle() -> Result<()> {
     Ok(())
 }
 
+/// Waits until the pods of a selector exist and are Ready.
+fn wait_pod(cluster: &Cluster, namespace: &str, selector: &str) -> Result<()> {
+    let wait = ["wait", "--for=condition=Ready", "pod", "-n", namespace, "-l", selector, "--timeout=60s"];
+    eventually("a pod is Ready", Duration::from_secs(90), || cluster.kubectl().run(&wait)).map(drop)
+}
+
 /// The server, and the system image's processes in pods.
 fn own_processes(cluster: &Cluster) -> Result<Vec<(u32, String)>> {
     let mut found = Vec::new();
@@ -78,7 +93,10 @@ fn own_processes(cluster: &Cluster) -> Result<Vec<(u32, String)>> {
         let is_image = line.starts_with("/pause") || line.starts_with("/coredns");
         let own_namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|found| found == namespace);
         if (is_server && own_namespace && !line.starts_with("nsenter")) || (is_image && is_in_cluster(cluster, pid)) {
-            found.push((pid, line.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned()));
+            found.push((
+                pid,
+                line.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned(),
+            ));
         }
     }
     if found.is_empty() {

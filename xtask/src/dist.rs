@@ -93,7 +93,9 @@ fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
         let Some((name, rest)) = line.trim().split_once(" => ") else { continue };
         if !HOST_LIBRARIES.contains(&name) {
             let path = rest.split(' ').next().unwrap_or_default();
-            found.insert(fs::canonicalize(path).map(|_| PathBuf::from(path)).with_context(|| format!("library {name}"))?);
+            found.insert(
+                fs::canonicalize(path).map(|_| PathBuf::from(path)).with_context(|| format!("library {name}"))?,
+            );
         }
     }
     Ok(found)

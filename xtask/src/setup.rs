@@ -43,10 +43,15 @@ fn install(wanted: &[(&str, &str)]) -> Result<()> {
     let programs: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
     let is_root = output("id", &["-u"])?.trim() == "0";
     if !is_root || find("apt-get").is_none() {
-        bail!("missing: {}. Install the packages {} (Debian names), then try again", programs.join(", "), packages.join(" "));
+        bail!(
+            "missing: {}. Install the packages {} (Debian names), then try again",
+            programs.join(", "),
+            packages.join(" ")
+        );
     }
     println!("installing {}", packages.join(" "));
-    let command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-q", "--no-install-recommends"];
+    let command =
+        ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-q", "--no-install-recommends"];
     let arguments: Vec<&str> = command[1..].iter().copied().chain(packages.iter().copied()).collect();
     run("apt-get", &["update", "-q"])?;
     run(command[0], &arguments)
@@ -62,7 +67,6 @@ pub fn setup(tests: bool) -> Result<()> {
     println!("kubectl: {}", kubectl.display());
     Ok(())
 }
-
 
 /// A kubectl that is new enough: one fetched earlier, the host's, or one
 /// unpacked (not installed) from a newer Debian release.

@@ -14,11 +14,8 @@ pub fn root() -> PathBuf {
 
 /// Runs a program with its output shown; failure is an error.
 pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    let status = Command::new(program)
-        .args(arguments)
-        .current_dir(root())
-        .status()
-        .with_context(|| format!("run {program}"))?;
+    let status =
+        Command::new(program).args(arguments).current_dir(root()).status().with_context(|| format!("run {program}"))?;
     if !status.success() {
         bail!("{program} {} ended with {status}", arguments.join(" "));
     }
@@ -27,13 +24,15 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
 
 /// Runs a program and returns what it printed.
 pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .current_dir(root())
-        .output()
-        .with_context(|| format!("run {program}"))?;
+    let output =
+        Command::new(program).args(arguments).current_dir(root()).output().with_context(|| format!("run {program}"))?;
     if !output.status.success() {
-        bail!("{program} {} ended with {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{program} {} ended with {}: {}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

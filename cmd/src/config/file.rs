@@ -152,7 +152,8 @@ fn line_of(text: &str, key: &str) -> usize {
 fn hint(name: &str) -> String {
     let plain = |text: &str| text.replace(['-', '_'], "");
     let near = FLAGS.iter().find(|flag| {
-        plain(flag.name) == plain(name) || (name.len() > 3 && (flag.name.starts_with(name) || name.starts_with(flag.name)))
+        plain(flag.name) == plain(name)
+            || (name.len() > 3 && (flag.name.starts_with(name) || name.starts_with(flag.name)))
     });
     near.map(|flag| format!("; did you mean \"{}\"?", flag.name)).unwrap_or_default()
 }

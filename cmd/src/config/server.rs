@@ -62,7 +62,10 @@ impl ServerSettings {
         let cluster_dns = match settings.parsed("cluster-dns")? {
             Some(address) if service_cidr.contains(&address) => address,
             Some(address) => {
-                return Err(SettingsError::new("cluster-dns", format!("{address} is not in service-cidr {service_cidr}")));
+                return Err(SettingsError::new(
+                    "cluster-dns",
+                    format!("{address} is not in service-cidr {service_cidr}"),
+                ));
             }
             None => nth_address(service_cidr, 10),
         };
@@ -99,7 +102,8 @@ impl ServerSettings {
 
     /// Where this host's own components reach the API.
     pub fn local_url(&self) -> String {
-        let address = if self.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.bind_address };
+        let address =
+            if self.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.bind_address };
         format!("https://{}", SocketAddr::new(address, self.port))
     }
 
@@ -159,7 +163,9 @@ fn node_ports(settings: &Settings) -> Result<(u16, u16), SettingsError> {
         let range = (from.trim().parse().ok()?, to.trim().parse().ok()?);
         (range.0 > 0 && range.0 <= range.1).then_some(range)
     };
-    parse().ok_or_else(|| SettingsError::new("service-node-port-range", format!("{text:?} is not of the form 30000-32767")))
+    parse().ok_or_else(|| {
+        SettingsError::new("service-node-port-range", format!("{text:?} is not of the form 30000-32767"))
+    })
 }
 
 fn flannel_backend(settings: &Settings) -> Result<FlannelBackend, SettingsError> {
@@ -183,10 +189,9 @@ fn disabled(settings: &Settings) -> Result<Vec<String>, SettingsError> {
 
 fn file_mode(settings: &Settings) -> Result<u32, SettingsError> {
     let text: String = settings.required("write-kubeconfig-mode")?;
-    u32::from_str_radix(&text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| SettingsError::new("write-kubeconfig-mode", format!("{text:?} is not an octal mode such as 0600")))
+    u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| {
+        SettingsError::new("write-kubeconfig-mode", format!("{text:?} is not an octal mode such as 0600"))
+    })
 }
 
 /// The token given by `--token` or `--token-file`.

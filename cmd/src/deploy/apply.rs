@@ -76,9 +76,9 @@ impl Applier {
     async fn apply_document(&self, document: &Document) -> Result<Applied, ApplyError> {
         let kind = format!("{} {}", document.gvk.api_version(), document.gvk.kind);
         let row = self.registry.by_kind(&document.gvk).ok_or_else(|| ApplyError::UnknownKind(kind.clone()))?;
-        let namespace = row.namespaced.then(|| {
-            if document.namespace.is_empty() { "default".to_owned() } else { document.namespace.clone() }
-        });
+        let namespace = row
+            .namespaced
+            .then(|| if document.namespace.is_empty() { "default".to_owned() } else { document.namespace.clone() });
         let mut body = document.object.clone();
         if let Some(namespace) = &namespace {
             body["metadata"]["namespace"] = namespace.as_str().into();
@@ -93,10 +93,8 @@ impl Applier {
     }
 
     async fn delete(&self, gone: &Applied) -> Result<(), ApplyError> {
-        let options = DeleteOptions {
-            propagation_policy: Some(PropagationPolicy::Background),
-            ..DeleteOptions::default()
-        };
+        let options =
+            DeleteOptions { propagation_policy: Some(PropagationPolicy::Background), ..DeleteOptions::default() };
         match self.client.delete(&gone.gvr, gone.namespace.as_deref(), &gone.name, &options).await {
             Ok(()) => Ok(()),
             Err(error) if error.is_not_found() => Ok(()),

@@ -88,19 +88,15 @@ impl DeployController {
         let applier = Applier { client: self.client.clone(), registry: Arc::clone(&self.registry) };
         let mut pause = RETRY_PAUSES.0;
         loop {
-            let (files, folders) = scan(&self.folder).map_err(|error| DeployError::Watch {
-                path: self.folder.clone(),
-                source: error,
-            })?;
+            let (files, folders) =
+                scan(&self.folder).map_err(|error| DeployError::Watch { path: self.folder.clone(), source: error })?;
             for folder in folders {
                 // A folder that is gone again needs no watch.
                 let _ = watches.add(&folder, mask);
             }
             let complete = self.apply_all(&applier, &files, &token).await;
             pause = if complete { RETRY_PAUSES.0 } else { (pause * 2).min(RETRY_PAUSES.1) };
-            let retry = async {
-                if complete { std::future::pending().await } else { tokio::time::sleep(pause).await }
-            };
+            let retry = async { if complete { std::future::pending().await } else { tokio::time::sleep(pause).await } };
             tokio::select! {
                 () = token.cancelled() => return Ok(()),
                 () = retry => {}
@@ -127,7 +123,12 @@ impl DeployController {
                 Ok(None) => {}
                 Ok(Some(addon)) => {
                     tracing::info!(component = "deploy", file = %file.path.display(), "applied manifest");
-                    self.report(addon, EventType::Normal, "AppliedManifest", format!("applied {}", file.path.display()));
+                    self.report(
+                        addon,
+                        EventType::Normal,
+                        "AppliedManifest",
+                        format!("applied {}", file.path.display()),
+                    );
                 }
                 Err(error) => {
                     complete &= !error.is_temporary();

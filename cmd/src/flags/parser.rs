@@ -29,17 +29,18 @@ pub fn command() -> Command {
                 .disable_help_flag(true)
                 .arg(Arg::new("arguments").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true)),
         )
-        .subcommand(
-            Command::new("version")
-                .about("Show the version")
-                .arg(Arg::new("output").short('o').long("output").value_parser(["text", "json", "yaml"]).default_value("text")),
-        )
+        .subcommand(Command::new("version").about("Show the version").arg(
+            Arg::new("output").short('o').long("output").value_parser(["text", "json", "yaml"]).default_value("text"),
+        ))
         .subcommand(
             Command::new("killall")
                 .about("End all pods of this host and remove the mounts, links and tables that Skiff owns")
                 .arg(flag_argument(flag("data-dir")))
                 .arg(
-                    Arg::new("dry-run").long("dry-run").action(ArgAction::SetTrue).help("Only show what would be removed"),
+                    Arg::new("dry-run")
+                        .long("dry-run")
+                        .action(ArgAction::SetTrue)
+                        .help("Only show what would be removed"),
                 ),
         )
         .subcommand(
@@ -164,8 +165,16 @@ mod tests {
     #[test]
     fn later_single_values_win_and_lists_add_up() {
         let settings = settings(&[
-            "skiff", "server", "--cluster-domain=a", "--tls-san=x,y", "--cluster-domain", "b", "--tls-san", "z",
-            "--disable-agent", "--disable-agent=false",
+            "skiff",
+            "server",
+            "--cluster-domain=a",
+            "--tls-san=x,y",
+            "--cluster-domain",
+            "b",
+            "--tls-san",
+            "z",
+            "--disable-agent",
+            "--disable-agent=false",
         ]);
         assert_eq!(settings.text("cluster-domain"), Some("b"));
         assert_eq!(settings.many("tls-san"), ["x", "y", "z"]);

@@ -42,7 +42,14 @@ impl Flag {
     }
 }
 
-const fn flag(scope: Scope, group: &'static str, name: &'static str, value: Value, default: &'static str, help: &'static str) -> Flag {
+const fn flag(
+    scope: Scope,
+    group: &'static str,
+    name: &'static str,
+    value: Value,
+    default: &'static str,
+    help: &'static str,
+) -> Flag {
     Flag { name, short: None, value, default, scope, group, help }
 }
 

@@ -106,9 +106,8 @@ async fn exchange(
 ) -> Result<Answer, FetchError> {
     let address = &endpoint.address;
     let fail = |message: String| FetchError::Request { address: address.clone(), message };
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|source| FetchError::Connect { address: address.clone(), source })?;
+    let stream =
+        TcpStream::connect(address).await.map_err(|source| FetchError::Connect { address: address.clone(), source })?;
     let config = client_config(trusted, identity).map_err(fail)?;
     let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| fail(error.to_string()))?;
     let stream = TlsConnector::from(Arc::new(config))
@@ -147,9 +146,7 @@ pub fn client_config(trusted: &Trusted, identity: Option<&KeyAndCertificate>) ->
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let builder = match trusted {
-        Trusted::Anything => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnything(provider)))
-        }
+        Trusted::Anything => builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnything(provider))),
         Trusted::Authority(pem) => {
             let mut roots = rustls::RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {

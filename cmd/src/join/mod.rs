@@ -108,7 +108,8 @@ async fn attempt(request: &JoinRequest) -> Result<Membership, JoinError> {
     let endpoint = Endpoint::parse(&request.server_url).map_err(JoinError::Server)?;
     let join_token = request.token.as_deref().map(Token::parse).transpose()?;
     let server_ca_pem = trust(request, &endpoint, join_token.as_ref()).await?;
-    let credentials = Credentials { request, endpoint: &endpoint, server_ca_pem: &server_ca_pem, token: join_token.as_ref() };
+    let credentials =
+        Credentials { request, endpoint: &endpoint, server_ca_pem: &server_ca_pem, token: join_token.as_ref() };
     let config = credentials.get("/v1-skiff/config").await?;
     let config = serde_json::from_str(&config).map_err(|error| JoinError::Answer(error.to_string()))?;
     let client_ca_pem = credentials.get("/v1-skiff/client-ca.crt").await?;
@@ -145,7 +146,11 @@ async fn trust(request: &JoinRequest, endpoint: &Endpoint, token: Option<&Token>
             return Err(JoinError::WrongAuthority { url: endpoint.url.clone(), found, expected });
         }
         (_, Some(known)) if fingerprint(known) != found => {
-            return Err(JoinError::ChangedAuthority { found, expected: fingerprint(known), path: request.folder.clone() });
+            return Err(JoinError::ChangedAuthority {
+                found,
+                expected: fingerprint(known),
+                path: request.folder.clone(),
+            });
         }
         (None, None) => tracing::warn!(
             component = "join",
@@ -213,7 +218,13 @@ impl Credentials<'_> {
     }
 
     /// The node certificate first; on 401 (expired, or another authority) the token.
-    async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Result<String, JoinError> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<String, JoinError> {
         let trusted = Trusted::Authority(self.server_ca_pem.to_owned());
         if let Some(identity) = self.identity()? {
             let answer =

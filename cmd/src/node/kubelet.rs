@@ -27,7 +27,8 @@ pub async fn listen(port: u16, serving: &KeyAndCertificate, client_ca_pem: &str)
         _ => anyhow!("listen on port {port}: {error}"),
     })?;
     let chain = certificates(&serving.certificate_pem)?;
-    let key = PrivateKeyDer::from_pem_slice(serving.key_pem.as_bytes()).map_err(|error| anyhow!("read key: {error}"))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(serving.key_pem.as_bytes()).map_err(|error| anyhow!("read key: {error}"))?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates(client_ca_pem)? {
         roots.add(certificate).context("read client authority")?;
@@ -44,5 +45,7 @@ impl Kubelet {
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
-    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|error| anyhow!("read PEM: {error}"))
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| anyhow!("read PEM: {error}"))
 }

@@ -26,12 +26,7 @@ impl Layout {
     pub fn new(data_dir: &Path, cgroup_root: &str) -> Layout {
         let instance = instance_of(data_dir);
         let run_dir = if instance.is_empty() { "/run/skiff".to_owned() } else { format!("/run/skiff-{instance}") };
-        Layout {
-            data_dir: data_dir.to_owned(),
-            run_dir: run_dir.into(),
-            cgroup_root: cgroup_root.to_owned(),
-            instance,
-        }
+        Layout { data_dir: data_dir.to_owned(), run_dir: run_dir.into(), cgroup_root: cgroup_root.to_owned(), instance }
     }
 
     /// containerd with everything but images and tools filled in.
@@ -54,7 +49,8 @@ impl Layout {
 
     /// flannel's well-known file, or one of our own beside another Skiff.
     pub fn subnet_file(&self) -> PathBuf {
-        let folder = if self.instance.is_empty() { PathBuf::from("/run/flannel") } else { self.run_dir.join("flannel") };
+        let folder =
+            if self.instance.is_empty() { PathBuf::from("/run/flannel") } else { self.run_dir.join("flannel") };
         folder.join("subnet.env")
     }
 

@@ -3,20 +3,21 @@
 mod killall;
 mod kubelet;
 mod layout;
+mod milestones;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
-use skiff_agent::{Agent, AgentConfig, AgentEvent, EventSinkFn, RuntimeConfig};
+use skiff_agent::{Agent, AgentConfig, RuntimeConfig};
 use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_client::{Client, Snapshot};
 use skiff_host::{cgroup::Cgroups, nftables::Nft};
 use skiff_network::{flannel, proxy};
-use tokio::sync::watch;
 
 pub use killall::killall;
 pub use layout::Layout;
+use milestones::Milestones;
 
 use crate::{
     config::{AgentSettings, ServerSettings},
@@ -25,7 +26,7 @@ use crate::{
     progress::Progress,
     supervision::Supervision,
     supervisor::ClusterConfig,
-    system_image,
+    system_image::{self, UpstreamImages},
 };
 
 /// How long a fresh node may take before a person is told what is missing.
@@ -151,41 +152,25 @@ pub async fn start(
             Ok(())
         }
     });
-    let step = progress.step("Node");
-    let (ready, mut becomes_ready) = watch::channel(false);
-    let events = events(progress.clone(), ready);
+    let milestones = Milestones::new(progress);
+    let (sink, patience) = (milestones.sink(), tokio::time::timeout(READY_PATIENCE, milestones.wait_ready()));
     let config = agent_config(settings, cluster, &layout, identity, snapshot, &binaries)?;
     let kubelet = kubelet::listen(settings.kubelet_port, &serving, &client_ca_pem).await?;
     supervision.spawn("node agent", async move {
-        let agent = Agent::start(config, events, token.clone()).await?;
+        let agent = Agent::start(config, sink, token.clone()).await?;
         tokio::join!(kubelet.serve(agent.backend(), token), agent.wait());
         Ok(())
     });
-    let wait = becomes_ready.wait_for(|ready| *ready);
     tokio::select! {
-        ended = tokio::time::timeout(READY_PATIENCE, wait) => match ended {
-            Ok(_) => step.done(&settings.node_name),
+        ended = patience => match ended {
+            Ok(()) => milestones.end(&settings.node_name),
             Err(_) => {
-                step.done("not Ready yet; `skiff kubectl describe node` says why, and -v shows what is going on");
+                milestones.end("not Ready yet; `skiff kubectl describe node` says why, and -v shows what is going on");
             }
         },
         error = supervision.failed() => return Err(error),
     }
     Ok(())
-}
-
-/// Shows what the node agent is at.
-fn events(progress: Progress, ready: watch::Sender<bool>) -> EventSinkFn {
-    Arc::new(move |event| match event {
-        AgentEvent::RuntimeReady { version } => progress.transient(&format!("containerd {version} is up")),
-        AgentEvent::ImageArchive(report) => progress.transient(&format!("image archive: {report:?}")),
-        AgentEvent::ImagesImported => progress.transient("images are imported"),
-        AgentEvent::NodeRegistered => progress.transient("the node is registered"),
-        AgentEvent::NodeReady(now) => {
-            ready.send_replace(now);
-        }
-        AgentEvent::PodRunning { .. } => {}
-    })
 }
 
 fn network_config(
@@ -220,7 +205,8 @@ fn agent_config(
     binaries: &Binaries,
 ) -> Result<AgentConfig> {
     let mut containerd = layout.containerd();
-    containerd.sandbox_image = settings.pause_image.clone().unwrap_or(identity.system_image);
+    let upstream = settings.system_default_registry.as_deref().map(|registry| UpstreamImages(registry).pause());
+    containerd.sandbox_image = settings.pause_image.clone().or(upstream).unwrap_or(identity.system_image);
     containerd.bin_dirs = binaries.folders().to_vec();
     containerd.snapshotter = Some(settings.snapshotter.clone());
     let runtime = RuntimeConfig::Supervised(Box::new(containerd));

@@ -53,7 +53,8 @@ impl Binaries {
 
     /// A program, or an error that says how to get it.
     pub fn require(&self, program: &str) -> Result<PathBuf, PayloadError> {
-        self.find(program).ok_or_else(|| PayloadError::Missing { missing: program.to_owned(), package: package(program) })
+        self.find(program)
+            .ok_or_else(|| PayloadError::Missing { missing: program.to_owned(), package: package(program) })
     }
 
     /// Checks that everything a node needs is there.

@@ -29,10 +29,8 @@ impl Authority {
         let key_path = folder.join(format!("{name}.key"));
         let existing = (files::read_secret(&certificate_path)?, files::read_secret(&key_path)?);
         if let (Some(certificate_pem), Some(key_pem)) = existing {
-            return Authority::load(certificate_pem, key_pem).map_err(|source| PkiError::Parse {
-                path: certificate_path.display().to_string(),
-                source,
-            });
+            return Authority::load(certificate_pem, key_pem)
+                .map_err(|source| PkiError::Parse { path: certificate_path.display().to_string(), source });
         }
         let authority = Authority::create(name)?;
         files::write_secret(&key_path, authority.key_pem.as_bytes())?;

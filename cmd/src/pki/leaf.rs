@@ -1,6 +1,6 @@
 //! Leaf certificates: what they say, how they are read back, when they are due.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
@@ -17,8 +17,6 @@ use super::{Authority, LEAF_DAYS, PkiError, RENEW_BEFORE_DAYS, files};
 pub enum Usage {
     Client,
     Server,
-    /// Both, for a component that serves and calls with one certificate.
-    Both,
 }
 
 /// What a leaf certificate says.
@@ -58,10 +56,8 @@ impl KeyAndCertificate {
         if let (Some(certificate_pem), Some(key_pem)) =
             (files::read_secret(&certificate_path)?, files::read_secret(&key_path)?)
         {
-            let info = CertificateInfo::parse(&certificate_pem).map_err(|message| PkiError::Certificate {
-                path: certificate_path.display().to_string(),
-                message,
-            })?;
+            let info = CertificateInfo::parse(&certificate_pem)
+                .map_err(|message| PkiError::Certificate { path: certificate_path.display().to_string(), message })?;
             if info.is_current() && leaf.names.iter().all(|name| info.names.contains(name)) {
                 return Ok(KeyAndCertificate { certificate_pem, key_pem });
             }
@@ -102,11 +98,6 @@ impl CertificateInfo {
             names,
             not_after: certificate.validity().not_after.timestamp(),
         })
-    }
-
-    /// Reads a certificate file.
-    pub fn read(path: &Path) -> Result<CertificateInfo, String> {
-        CertificateInfo::parse(&fs::read_to_string(path).map_err(|error| error.to_string())?)
     }
 
     /// Whether more than the renewal margin is left.
@@ -161,7 +152,6 @@ pub(super) fn leaf_params(leaf: &Leaf) -> Result<CertificateParams, rcgen::Error
     params.extended_key_usages = match leaf.usage {
         Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
         Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
-        Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
     };
     params.use_authority_key_identifier_extension = true;
     (params.not_before, params.not_after) = days_from_now(LEAF_DAYS);
@@ -176,4 +166,3 @@ pub(super) fn days_from_now(days: i64) -> (time::OffsetDateTime, time::OffsetDat
     let seconds = std::time::Duration::from_secs;
     (epoch + seconds(now - 86_400), epoch + seconds(now + days.unsigned_abs() * 86_400))
 }
-

@@ -1,8 +1,8 @@
 //! Everything a server keeps under `<data-dir>/server/tls`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{Authority, KeyAndCertificate, Leaf, PkiError, Usage, files};
+use super::{Authority, KeyAndCertificate, Leaf, PkiError, files};
 
 /// Names and addresses that only the configuration knows.
 pub struct ServerPkiOptions {
@@ -12,7 +12,6 @@ pub struct ServerPkiOptions {
 
 /// Authorities, component certificates and the service-account key of a server.
 pub struct ServerPki {
-    pub folder: PathBuf,
     pub server_ca: Authority,
     pub client_ca: Authority,
     pub request_header_ca: Authority,
@@ -22,8 +21,6 @@ pub struct ServerPki {
     pub kubelet_client: KeyAndCertificate,
     /// `system:masters`, for the kubeconfig.
     pub admin: KeyAndCertificate,
-    /// How aggregated API servers recognise the front proxy.
-    pub front_proxy: KeyAndCertificate,
     /// ECDSA P-256, signs service-account tokens.
     pub service_account_key_pem: String,
 }
@@ -37,8 +34,9 @@ impl ServerPki {
         let leaf = |name: &str, authority: &Authority, leaf: Leaf| {
             KeyAndCertificate::load_or_issue(folder, name, authority, &leaf)
         };
-        let mut serving = Leaf::server("kube-apiserver", &options.api_server_names);
-        serving.usage = Usage::Server;
+        // For calls to aggregated API servers, which read it from its file.
+        leaf("client-auth-proxy", &request_header_ca, Leaf::client("system:auth-proxy", None))?;
+        let serving = Leaf::server("kube-apiserver", &options.api_server_names);
         Ok(ServerPki {
             api_server: leaf("serving-kube-apiserver", &server_ca, serving)?,
             kubelet_client: leaf(
@@ -47,9 +45,7 @@ impl ServerPki {
                 Leaf::client("system:kube-apiserver", Some("system:masters")),
             )?,
             admin: leaf("client-admin", &client_ca, Leaf::client("system:admin", Some("system:masters")))?,
-            front_proxy: leaf("client-auth-proxy", &request_header_ca, Leaf::client("system:auth-proxy", None))?,
             service_account_key_pem: service_account_key(folder)?,
-            folder: folder.to_owned(),
             server_ca,
             client_ca,
             request_header_ca,

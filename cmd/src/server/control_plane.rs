@@ -129,11 +129,7 @@ impl ControlPlane {
 }
 
 /// Opens the datastore and its etcd API; both end last.
-async fn open_store(
-    settings: &ServerSettings,
-    progress: &Progress,
-    supervision: &mut Supervision,
-) -> Result<Store> {
+async fn open_store(settings: &ServerSettings, progress: &Progress, supervision: &mut Supervision) -> Result<Store> {
     let step = progress.step("Datastore");
     let path = settings.node.data_dir.join("server/db/state.db");
     if let Some(folder) = path.parent() {
@@ -149,8 +145,9 @@ async fn open_store(
         }
     });
     let (socket, served) = (settings.etcd_socket.clone(), store.clone());
-    supervision
-        .spawn("etcd API", async move { skiff_kine::grpc::serve_unix(served, &socket, token).await.context("serve the etcd API") });
+    supervision.spawn("etcd API", async move {
+        skiff_kine::grpc::serve_unix(served, &socket, token).await.context("serve the etcd API")
+    });
     step.done(&path.display().to_string());
     Ok(store)
 }

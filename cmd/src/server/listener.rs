@@ -55,7 +55,9 @@ pub fn tls(pki: &ServerPki) -> Result<Arc<ArcSwap<ServerConfig>>> {
 
 /// All certificates of a PEM text.
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
-    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|error| anyhow!("read PEM: {error}"))
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| anyhow!("read PEM: {error}"))
 }
 
 #[derive(Debug)]

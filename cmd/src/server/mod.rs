@@ -23,7 +23,7 @@ use crate::{
     progress::Progress,
     supervision::{Supervision, stop_signal},
     supervisor::ClusterConfig,
-    system_image,
+    system_image::{self, UpstreamImages},
 };
 use control_plane::ControlPlane;
 
@@ -174,11 +174,12 @@ async fn start_controllers(
 
 fn write_manifests(settings: &ServerSettings, folder: &std::path::Path) -> Result<()> {
     let images = settings.node.data_dir.join("agent/images");
-    let image = system_image::write(&images)?;
+    let own = system_image::write(&images)?.reference;
+    let registry = settings.node.system_default_registry.as_deref();
     let variables = Variables {
         cluster_dns: vec![settings.cluster_dns.to_string()],
         cluster_domain: settings.cluster_domain.clone(),
-        system_image: image.reference,
+        system_image: registry.map_or(own, |registry| UpstreamImages(registry).coredns()),
         cluster_cidrs: vec![settings.cluster_cidr.to_string()],
         flannel_backend: settings.flannel_backend.name().to_owned(),
     };

@@ -11,11 +11,7 @@ use tokio_tungstenite::{
 use super::{Caller, Refusal, Supervisor, text};
 
 /// Answers `GET /v1-skiff/connect` with 101 and serves the tunnel until it ends.
-pub fn accept(
-    supervisor: &Supervisor,
-    mut request: Request<Body>,
-    caller: &Caller,
-) -> Result<Response<Body>, Refusal> {
+pub fn accept(supervisor: &Supervisor, mut request: Request<Body>, caller: &Caller) -> Result<Response<Body>, Refusal> {
     let Caller::Node(node) = caller else {
         return Err(Refusal(StatusCode::FORBIDDEN, "the tunnel needs a node certificate".to_owned()));
     };
