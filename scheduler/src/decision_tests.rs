@@ -186,3 +186,16 @@ fn room_promised_to_a_more_important_pod_is_not_given_away() {
     assert!(cluster.place(&pod("b", "1", json!({}))).contains("Insufficient cpu"));
     assert_eq!(cluster.place(&important), "n1");
 }
+
+/// A guard against accidental slowness, far above the real cost of a few microseconds.
+#[test]
+fn a_decision_on_two_nodes_is_quick() {
+    let cluster = two_nodes((0..20).map(|index| (pod(&format!("p{index}"), "10m", json!({})), "n1")).collect());
+    let pod = pod("x", "100m", json!({}));
+    let start = std::time::Instant::now();
+    for _ in 0..1000 {
+        assert_eq!(cluster.place(&pod), "n2");
+    }
+    let each = start.elapsed() / 1000;
+    assert!(each < std::time::Duration::from_millis(1), "{each:?} per decision");
+}

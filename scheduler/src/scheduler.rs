@@ -466,3 +466,7 @@ fn patch_status(pod: &PodInfo, body: Value) -> Operation {
 fn event(pod: &PodInfo, event_type: EventType, reason: &str, message: String) -> EventRecord {
     EventRecord { regarding: pod.object.reference(), event_type, reason: reason.to_owned(), message }
 }
+
+#[cfg(test)]
+#[path = "scheduler_tests.rs"]
+mod tests;
