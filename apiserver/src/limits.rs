@@ -13,9 +13,13 @@ pub const WRITES_IN_FLIGHT_MAX: usize = 200;
 pub const RETRY_AFTER_SECONDS: i32 = 1;
 
 /// Events kept per resource for watches to resume from. Older starts: 410 Expired.
-pub const RING_EVENTS_MAX: usize = 4096;
-/// Bytes of superseded objects kept alive by one ring. Over it the oldest go.
-pub const RING_BYTES_MAX: usize = 4 << 20;
+pub const RING_EVENTS_MAX: usize = 16_384;
+/// Memory of superseded objects kept alive by one ring. Over it the oldest go.
+pub const RING_BYTES_MAX: usize = 32 << 20;
+/// Memory of one ring spent on events older than [`RING_FRESH`]. Over it the oldest go.
+pub const RING_BYTES_STALE: usize = 1 << 20;
+/// Age below which an event is kept for clients that reconnect.
+pub const RING_FRESH: Duration = Duration::from_secs(75);
 /// Events of a ring kept whatever their size.
 pub const RING_EVENTS_MIN: usize = 100;
 /// Bytes handed to a connection in one frame of a list or watch.

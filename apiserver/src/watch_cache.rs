@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use skiff_api::{GroupResource, Object, Revision};
 use skiff_client::{Store, StoreWriter, store};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     indexes, limits,
@@ -30,6 +30,7 @@ pub struct CacheEvent {
     /// The state before.
     pub old: Option<Arc<Object>>,
     pub deleted: bool,
+    seen: Instant,
     /// `old` at this revision, for watchers whose selection it left.
     left: OnceLock<Option<Arc<Object>>>,
 }
@@ -66,9 +67,12 @@ impl CacheEvent {
         self.left.get_or_init(make).clone()
     }
 
+    /// Memory this event keeps alive: the superseded state with its parsed and
+    /// typed forms, which are about twice its JSON. The new state is mostly alive
+    /// in the store anyway.
     fn weight(&self) -> usize {
-        // The new state is mostly alive in the store anyway.
-        self.old.as_ref().map_or(0, |old| old.json().len()) + size_of::<CacheEvent>()
+        const PARSED: usize = 1024;
+        self.old.as_ref().map_or(0, |old| old.json().len() * 3 + PARSED) + size_of::<CacheEvent>()
     }
 }
 
@@ -89,14 +93,20 @@ impl Ring {
     fn push(&mut self, event: CacheEvent) {
         self.bytes += event.weight();
         self.events.push_back(Arc::new(event));
-        while self.events.len() > limits::RING_EVENTS_MAX
-            || (self.bytes > limits::RING_BYTES_MAX && self.events.len() > limits::RING_EVENTS_MIN)
-        {
+        while self.is_full() {
             let Some(gone) = self.events.pop_front() else { break };
             self.bytes -= gone.weight();
             self.first += 1;
             self.complete_after = gone.revision;
         }
+    }
+
+    /// Whether the oldest event must go.
+    fn is_full(&self) -> bool {
+        let Some(oldest) = self.events.front() else { return false };
+        let stale = self.bytes > limits::RING_BYTES_STALE && oldest.seen.elapsed() > limits::RING_FRESH;
+        self.events.len() > limits::RING_EVENTS_MAX
+            || (self.events.len() > limits::RING_EVENTS_MIN && (stale || self.bytes > limits::RING_BYTES_MAX))
     }
 
     /// Forgets everything; every watcher is cut because its cursor is now before the ring.
@@ -245,7 +255,14 @@ impl WatchCache {
         } else {
             self.writer.apply(Arc::clone(&object));
         }
-        ring.push(CacheEvent { revision: change.revision, object, old, deleted, left: OnceLock::new() });
+        ring.push(CacheEvent {
+            revision: change.revision,
+            object,
+            old,
+            deleted,
+            seen: Instant::now(),
+            left: OnceLock::new(),
+        });
         self.end.send_replace(ring.end());
     }
 
@@ -378,6 +395,24 @@ mod tests {
         assert!(matches!(cache.subscribe(Revision(3)), Err(WatchError::TooOld { .. })));
         let mut watcher = cache.subscribe(Revision(limits::RING_EVENTS_MAX as u64)).unwrap();
         assert_eq!(watcher.take(1000).unwrap().len(), 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ring_shrinks_when_its_events_are_old() {
+        let cache = cache();
+        let large = "x".repeat(8000);
+        for revision in 2..1002 {
+            let value = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"k": large},
+                "metadata": {"name": "x", "namespace": "n"}});
+            let key = "/registry/core/configmaps/n/x".to_owned();
+            let value = Some(codec::encode(&value).unwrap());
+            cache.apply(&Change { key, revision: Revision(revision), value, previous: None });
+        }
+        assert!(cache.subscribe(Revision(2)).is_ok(), "fresh events stay");
+        tokio::time::advance(limits::RING_FRESH * 2).await;
+        cache.apply(&change("y", Some("a"), 1002));
+        assert!(cache.subscribe(Revision(800)).is_err());
+        assert!(cache.subscribe(Revision(1002 - limits::RING_EVENTS_MIN as u64)).is_ok());
     }
 
     #[test]

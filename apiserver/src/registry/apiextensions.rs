@@ -107,7 +107,7 @@ fn validate_names(errors: &mut Errors, path: &Path<'_>, object: &Value) {
     let wanted = format!("{}.{group}", spec["names"]["plural"].as_str().unwrap_or_default());
     if name != wanted {
         let metadata = Path::new("metadata");
-        errors.invalid(&metadata.child("name"), name, format!("must be spec.names.plural+\".\"+spec.group"));
+        errors.invalid(&metadata.child("name"), name, "must be spec.names.plural+\".\"+spec.group");
     }
     errors.one_of(&path.child("scope"), spec["scope"].as_str().unwrap_or_default(), &["Cluster", "Namespaced"]);
     let strategy = spec["conversion"]["strategy"].as_str().unwrap_or_default();

@@ -127,7 +127,6 @@ pub fn isolate(row: &Resource, op: Operation<'_>, new: &mut Value) {
                     };
                 }
             }
-            // Finalizers of a status write count for built-ins (a kubelet never sends them changed).
             *new = kept;
         }
         _ => {}

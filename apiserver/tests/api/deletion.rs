@@ -81,3 +81,17 @@ async fn a_recreated_name_has_a_new_identity() {
     stale["metadata"]["uid"] = first["metadata"]["uid"].clone();
     assert_eq!(api.put(&format!("{MAPS}/a"), stale).await.code, 409);
 }
+
+#[tokio::test]
+async fn a_namespace_terminates_until_it_is_finalized() {
+    let api = start().await;
+    let dying = api.delete("/api/v1/namespaces/n", json!(null)).await;
+    assert_eq!((dying.code, &dying.body["status"]["phase"]), (200, &json!("Terminating")), "{}", dying.body);
+    api.get("/api/v1/namespaces/n").await;
+    let inside = api.post(MAPS, config_map("late")).await;
+    assert_eq!((inside.code, &inside.body["details"]["causes"][0]["reason"]), (403, &json!("NamespaceTerminating")));
+    let mut last = dying.body;
+    last["spec"]["finalizers"] = json!([]);
+    assert_eq!(api.put("/api/v1/namespaces/n/finalize", last).await.code, 200);
+    assert_eq!(api.get("/api/v1/namespaces/n").await.code, 404);
+}
