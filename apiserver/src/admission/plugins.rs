@@ -13,7 +13,7 @@ pub mod pod_security;
 mod pod_security_checks;
 pub mod pod_topology_labels;
 pub mod priority;
-mod quota_usage;
+pub mod quota_usage;
 pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;

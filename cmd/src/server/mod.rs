@@ -5,6 +5,7 @@
 mod control_plane;
 mod listener;
 mod node_role;
+mod quota;
 mod secrets;
 
 use std::{sync::Arc, time::Duration};
@@ -137,6 +138,7 @@ async fn start_controllers(
     let config = skiff_controllers::ControllerConfig {
         root_ca_pem: pki.server_ca.certificate_pem.clone(),
         cluster_cidrs: cluster_cidr.into_iter().collect(),
+        quota_usage: Some(std::sync::Arc::new(quota::AdmissionQuotaUsage)),
         ..Default::default()
     };
     let deps = skiff_client::runner::RunnerDeps {
