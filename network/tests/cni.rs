@@ -150,6 +150,36 @@ fn published_ports_answer_from_outside_from_the_host_and_from_the_pod_itself() {
 }
 
 #[test]
+fn the_same_port_on_different_addresses_and_protocols_leads_to_different_pods() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = Netns::create().unwrap();
+    let outside = outside(&host);
+    let pods: Vec<Netns> = (0..3).map(|_| Netns::create().unwrap()).collect();
+    let mappings = [("127.0.0.1", "TCP"), ("192.0.2.1", "TCP"), ("192.0.2.1", "UDP")];
+    let inputs: Vec<Vec<u8>> = mappings
+        .iter()
+        .map(|(ip, protocol)| {
+            let ports = json!([{"hostPort": 5432, "containerPort": 80, "protocol": protocol, "hostIP": ip}]);
+            conf(dir.path(), &["10.42.7.0/24"], ports)
+        })
+        .collect();
+    for (index, (pod, input)) in pods.iter().zip(&inputs).enumerate() {
+        let environment = environment("ADD", &format!("c{index}"), pod);
+        host.run(|| plugin::execute(&environment, input).unwrap()).unwrap();
+    }
+    // Each exchange would time out if another pod were asked.
+    exchange(&pods[0], "10.42.7.2:80", &host, "127.0.0.1:5432");
+    exchange(&pods[1], "10.42.7.3:80", &host, "192.0.2.1:5432");
+    exchange(&pods[1], "10.42.7.3:80", &outside, "192.0.2.1:5432");
+    let server = pods[2].run(|| std::net::UdpSocket::bind("10.42.7.4:80").unwrap()).unwrap();
+    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    let client = outside.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    client.send_to(b"x", "192.0.2.1:5432").unwrap();
+    let (_, peer) = server.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(peer.ip().to_string(), "192.0.2.2");
+}
+
+#[test]
 fn a_failed_add_takes_back_what_it_did() {
     let dir = tempfile::tempdir().unwrap();
     let (host, pod) = (Netns::create().unwrap(), Netns::create().unwrap());

@@ -37,13 +37,22 @@ impl Machine {
     }
 
     fn start(&mut self, api: &Arc<FakeApi>, store: &Store) {
+        self.start_with(Backend::default(), api, store);
+    }
+
+    /// Host-gw comes from a file of the user's, everything else from the cluster.
+    fn start_with(&mut self, backend: Backend, api: &Arc<FakeApi>, store: &Store) {
         let config = NetworkConfig {
             node_name: self.name.into(),
             node_ips: vec![self.ip.parse().unwrap()],
             interface: None,
             cluster_cidrs: vec![],
             backend: Backend::default(),
-            net_conf_file: None,
+            net_conf_file: (backend == Backend::HostGw).then(|| {
+                let file = self.dir.path().join("net-conf.json");
+                std::fs::write(&file, r#"{"Network": "10.42.0.0/16", "Backend": {"Type": "host-gw"}}"#).unwrap();
+                file
+            }),
             cni_conf_dir: self.dir.path().join("net.d"),
             cni_data_dir: self.dir.path().join("cni"),
             subnet_file: self.dir.path().join("subnet.env"),
@@ -149,4 +158,21 @@ fn pods_of_two_nodes_reach_each_other_and_nodes_come_and_go() {
     assert_eq!(ask(&pod_a, "10.42.2.2:80").unwrap(), "b 10.42.1.2");
     let patches = api.requests.lock().iter().filter(|request| request.starts_with("PATCH")).count();
     assert_eq!(patches, 2, "each node announces itself once");
+}
+
+#[test]
+fn host_gw_uses_plain_routes_and_the_full_mtu() {
+    let (api, store) = FakeApi::new(&[node("n1", 1), node("n2", 2)]);
+    let (mut first, mut second) = (Machine::new("n1", "192.0.2.1"), Machine::new("n2", "192.0.2.2"));
+    cable(&first.netns, "eth0", "192.0.2.1/24", &second.netns, "eth0", "192.0.2.2/24");
+    first.start_with(Backend::HostGw, &api, &store);
+    second.start_with(Backend::HostGw, &api, &store);
+    let (pod_a, _) = first.add_pod("aaa");
+    let (pod_b, _) = second.add_pod("bbb");
+    serve_tcp(&pod_b, "10.42.2.2:80", "b");
+    let answer = eventually("an answer from the other node", || ask(&pod_a, "10.42.2.2:80").ok());
+    assert_eq!(answer, "b 10.42.1.2");
+    let links = first.netns.run(|| Netlink::route().unwrap().links().unwrap()).unwrap();
+    assert!(links.iter().all(|link| link.kind.as_deref() != Some("vxlan")), "{links:?}");
+    assert_eq!(links.iter().find(|link| link.name == "cni0").unwrap().mtu, 1500);
 }
