@@ -37,7 +37,13 @@ pub fn scalar(scalar: Scalar) -> Option<&'static str> {
         Scalar::SchemaOrStringArray => {
             "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray"
         }
-        Scalar::String | Scalar::Bool | Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::Bytes | Scalar::Any => {
+        Scalar::String
+        | Scalar::Bool
+        | Scalar::Int32
+        | Scalar::Int64
+        | Scalar::Double
+        | Scalar::Bytes
+        | Scalar::Any => {
             return None;
         }
     })

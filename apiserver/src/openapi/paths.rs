@@ -47,12 +47,9 @@ pub fn parameters(action: &str) -> &'static [(&'static str, &'static str)] {
             ("watch", "boolean"),
         ],
         "post" | "put" => &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")],
-        "patch" => &[
-            ("dryRun", "string"),
-            ("fieldManager", "string"),
-            ("fieldValidation", "string"),
-            ("force", "boolean"),
-        ],
+        "patch" => {
+            &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"), ("force", "boolean")]
+        }
         "delete" => &[
             ("dryRun", "string"),
             ("gracePeriodSeconds", "integer"),

@@ -41,7 +41,9 @@ pub fn answer<B>(
         .collect();
     let known = |name: &&str| [BINARY, BASE64].into_iter().find(|protocol| protocol == name);
     match offered.iter().find_map(known) {
-        Some(BASE64) => switch(request, log, Some(BASE64), |data| Message::text(STANDARD.encode(&data)), sessions, token),
+        Some(BASE64) => {
+            switch(request, log, Some(BASE64), |data| Message::text(STANDARD.encode(&data)), sessions, token)
+        }
         protocol => switch(request, log, protocol, Message::Binary, sessions, token),
     }
 }
