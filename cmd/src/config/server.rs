@@ -180,8 +180,9 @@ fn flannel_backend(settings: &Settings) -> Result<FlannelBackend, SettingsError>
 fn disabled(settings: &Settings) -> Result<Vec<String>, SettingsError> {
     let names = settings.many("disable");
     for name in &names {
-        if !["coredns", "flannel"].contains(&name.as_str()) {
-            return Err(SettingsError::new("disable", format!("{name:?} is not bundled; coredns and flannel are")));
+        if !["coredns", "flannel", "servicelb"].contains(&name.as_str()) {
+            let message = format!("{name:?} is not bundled; coredns, flannel and servicelb are");
+            return Err(SettingsError::new("disable", message));
         }
     }
     Ok(names)

@@ -93,7 +93,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Server, CLUSTER, "cluster-domain", One("DOMAIN"), "cluster.local", "DNS domain of the cluster"),
     flag(Server, CLUSTER, "flannel-backend", One("BACKEND"), "vxlan", "How pods of different nodes reach each other: vxlan, host-gw or none"),
     flag(Server, CLUSTER, "agent-token", One("TOKEN"), "", "Separate secret for agents (default: the token)"),
-    flag(Server, CLUSTER, "disable", Many("NAME"), "", "Bundled manifest not to deploy: coredns, flannel"),
+    flag(Server, CLUSTER, "disable", Many("NAME"), "", "Bundled component not to deploy: coredns, flannel, servicelb"),
     flag(Server, CLUSTER, "disable-agent", Switch, "", "Run no node on this host"),
 
     short('o', flag(Server, GENERAL, "write-kubeconfig", One("FILE"), "/etc/skiff/skiff.yaml", "Where to write the administrator's kubeconfig")),

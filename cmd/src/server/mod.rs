@@ -4,6 +4,7 @@
 
 mod control_plane;
 mod listener;
+mod network;
 mod node_role;
 mod quota;
 mod secrets;
@@ -153,6 +154,7 @@ async fn start_controllers(
             Ok(())
         }
     });
+    network::start(settings, plane, &recorder, &token, supervision);
     let scheduler_client = plane.client("system:kube-scheduler", "kube-scheduler");
     supervision.spawn("scheduler", {
         let (snapshot, recorder, token) = (plane.server.snapshot(), recorder.clone(), token.clone());
