@@ -15,9 +15,11 @@ mod api_machinery;
 mod bring;
 mod context;
 mod failing;
+mod operations;
 mod pods;
 mod report;
 mod rows;
+mod storage;
 
 use std::{process::ExitCode, time::Duration, time::Instant};
 
@@ -55,7 +57,7 @@ macro_rules! rows {
 }
 
 fn covered() -> Vec<Test> {
-    [api_machinery::tests()].into_iter().flatten().collect()
+    [api_machinery::tests(), storage::tests()].into_iter().flatten().collect()
 }
 
 fn main() -> ExitCode {
