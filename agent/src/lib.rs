@@ -21,6 +21,7 @@ pub mod images;
 mod labels;
 mod lifecycle;
 pub mod limits;
+mod log_links;
 pub mod log_rotation;
 mod metrics;
 pub mod node;

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::{context::Context, limits};
+use crate::{config::RuntimeConfig, context::Context, limits, log_links};
 
 /// Rotates logs until `token` is cancelled. Writing to a log is announced by nobody, so sizes are looked at.
 pub async fn run(context: Arc<Context>, token: CancellationToken) {
@@ -19,6 +19,12 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
             () = token.cancelled() => return,
             () = tokio::time::sleep(limits::LOG_CHECK_PERIOD) => {}
         }
+        if let RuntimeConfig::Supervised(containerd) = &context.config.runtime
+            && let Err(error) = bound(&containerd.log_file)
+        {
+            tracing::warn!(component = "logs", path = %containerd.log_file.display(), %error, "bound log");
+        }
+        log_links::sweep(&context.config.pod_log_dir());
         for pod in context.pleg.pods() {
             for container in pod.containers.iter().filter(|container| container.is_running()) {
                 let path = Path::new(&container.log_path);
@@ -38,6 +44,16 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
             }
         }
     }
+}
+
+/// Keeps a log that its writer never reopens small: the content is copied away and the file emptied.
+/// The writer appends, so it goes on at the new end.
+fn bound(path: &Path) -> io::Result<()> {
+    if fs::metadata(path)?.len() <= limits::LOG_BYTES_MAX {
+        return Ok(());
+    }
+    fs::copy(path, path.with_extension("log.old"))?;
+    fs::OpenOptions::new().write(true).open(path)?.set_len(0)
 }
 
 /// Renames a log by time and removes the oldest parts beyond the bound.

@@ -97,7 +97,7 @@ impl Agent {
             dns: DnsSettings {
                 cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
                 cluster_domain: config.cluster_domain.clone(),
-                host_resolv_conf: std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
+                host_resolv_conf: resolv_conf(&config.resolv_conf),
             },
             node: RwLock::default(),
             network_ready: AtomicBool::new(false),
@@ -151,6 +151,25 @@ fn prepare(mut config: AgentConfig) -> Result<AgentConfig, AgentError> {
         std::fs::create_dir_all(&directory).map_err(AgentError::io("create", &directory))?;
     }
     Ok(config)
+}
+
+/// The host's resolver settings. A resolver on the host's own loopback cannot be reached from pods, so
+/// the servers behind it are taken where systemd-resolved names them.
+fn resolv_conf(path: &std::path::Path) -> String {
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
+    let text = read(path);
+    let servers: Vec<&str> =
+        text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")).map(str::trim).collect();
+    let is_local = |server: &&str| server.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if !servers.is_empty() && servers.iter().all(is_local) {
+        let behind = read(std::path::Path::new("/run/systemd/resolve/resolv.conf"));
+        if !behind.is_empty() {
+            return behind;
+        }
+        tracing::warn!(component = "agent", path = %path.display(),
+            "all name servers are on this host's loopback, where pods cannot reach them");
+    }
+    text
 }
 
 async fn start_runtime(

@@ -71,9 +71,54 @@ pub fn container_config(input: ContainerInput<'_>) -> Result<v1::ContainerConfig
             security_context: Some(context),
         }),
         cdi_devices: Vec::new(),
-        stop_signal: 0,
+        stop_signal: stop_signal(container),
     })
 }
+
+/// The runtime's number of the signal that a container wants to be stopped with; zero leaves it to the image.
+fn stop_signal(container: &Container) -> i32 {
+    let wanted = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    let position = SIGNALS.iter().position(|name| Some(*name) == wanted);
+    position.and_then(|position| i32::try_from(position + 1).ok()).unwrap_or_default()
+}
+
+/// Signals in the order in which CRI numbers them, from one.
+const SIGNALS: [&str; 34] = [
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+];
 
 fn container_labels(pod: &Pod, container: &Container) -> BTreeMap<String, String> {
     [

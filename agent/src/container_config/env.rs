@@ -162,6 +162,9 @@ fn from_source(
             }),
         };
     }
+    if source.file_key_ref.is_some() {
+        return Err(ConfigError("fileKeyRef is not supported on this node".to_owned()));
+    }
     Ok(Some(String::new()))
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{Pod, PodSpec},
+    api::core::v1::{Pod, PodCondition, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use parking_lot::Mutex;
@@ -127,9 +127,15 @@ impl PodSet {
         let mut handles = self.handles.lock();
         if let Some(handle) = handles.get(&uid) {
             // Gone is final for a uid; a late update must not revive it.
-            if !matches!(*handle.wish.borrow(), Wish::Gone(_)) {
-                handle.wish.send_replace(wish);
-            }
+            let latest = self.context.status.latest(&uid);
+            handle.wish.send_if_modified(|current| {
+                if matches!(current, Wish::Gone(_)) {
+                    return false;
+                }
+                let matters = matters(current, &wish, latest.as_deref());
+                *current = wish;
+                matters
+            });
             return;
         }
         if matches!(wish, Wish::Gone(_)) && self.context.pleg.get(&uid).is_none() {
@@ -191,6 +197,27 @@ impl PodSet {
     }
 }
 
+/// Whether a worker must look again. Our own status writes come back as updates of the object and do not
+/// count; what the user, the scheduler or another writer of the status did does.
+fn matters(current: &Wish, wish: &Wish, written: Option<&PodStatus>) -> bool {
+    let (Wish::Present(old), Wish::Present(new)) = (current, wish) else { return true };
+    let (before, after) = (&old.metadata, &new.metadata);
+    let metadata = before.generation != after.generation
+        || before.labels != after.labels
+        || before.annotations != after.annotations
+        || before.deletion_timestamp != after.deletion_timestamp
+        || before.deletion_grace_period_seconds != after.deletion_grace_period_seconds;
+    let start_time = |pod: &Pod| pod.status.as_ref().and_then(|status| status.start_time.clone());
+    let gates = |pod: &Pod| -> Vec<PodCondition> {
+        let wanted = spec::spec(pod).readiness_gates.iter().flatten();
+        let wanted: Vec<&String> = wanted.map(|gate| &gate.condition_type).collect();
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.filter(|condition| wanted.contains(&&condition.type_)).cloned().collect()
+    };
+    let foreign_phase = written.is_some_and(|written| written.phase.as_deref() != Some(spec::phase(new)));
+    metadata || old.spec != new.spec || start_time(old) != start_time(new) || gates(old) != gates(new) || foreign_phase
+}
+
 /// A pod object with just enough for ending what the runtime has of it.
 fn stand_in(observed: &ObservedPod) -> Pod {
     let grace = observed
@@ -207,5 +234,34 @@ fn stand_in(observed: &ObservedPod) -> Pod {
         },
         spec: Some(PodSpec { termination_grace_period_seconds: grace, ..PodSpec::default() }),
         status: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wish(change: impl FnOnce(&mut serde_json::Value)) -> Wish {
+        let mut pod = json!({"metadata": {"name": "p", "generation": 1, "labels": {"a": "1"}},
+            "spec": {"containers": [], "readinessGates": [{"conditionType": "g"}]}, "status": {"phase": "Pending"}});
+        change(&mut pod);
+        Wish::Present(Arc::new(serde_json::from_value(pod).unwrap()))
+    }
+
+    #[test]
+    fn own_status_writes_do_not_wake_and_changes_of_others_do() {
+        let old = wish(|_| {});
+        let phase = |phase: &str| PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() };
+        let running = wish(|pod| pod["status"]["phase"] = "Running".into());
+        assert!(!matters(&old, &running, Some(&phase("Running"))));
+        assert!(matters(&old, &running, Some(&phase("Failed"))), "somebody else wrote the phase");
+        assert!(matters(&old, &wish(|pod| pod["metadata"]["labels"]["a"] = "2".into()), None));
+        assert!(matters(&old, &wish(|pod| pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into()), None));
+        let condition = |name: &str| json!([{"type": name, "status": "True"}]);
+        assert!(matters(&old, &wish(|pod| pod["status"]["conditions"] = condition("g")), Some(&phase("Pending"))));
+        assert!(!matters(&old, &wish(|pod| pod["status"]["conditions"] = condition("Ready")), Some(&phase("Pending"))));
+        assert!(matters(&old, &Wish::Gone(Arc::clone(old.pod())), None));
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         sandbox,
     },
     cri::v1,
-    events, lifecycle, limits,
+    events, lifecycle, limits, log_links,
     objects::{ObjectRef, RefKind},
     observed::{ContainerState, ObservedPod},
     probes::CheckTarget,
@@ -83,15 +83,17 @@ impl PodWorker {
                     message
                 };
                 self.context.recorder.record(events::container(pod, &start.name, event_type, reason, text));
-                tracing::warn!(
-                    component = "pod",
-                    pod = spec::full_name(pod),
-                    container = start.name,
-                    reason = failure.reason,
-                    message = failure.message,
-                    "container not started"
-                );
                 let wait = WaitReason { reason: failure.reason.to_owned(), message: failure.message };
+                if self.waiting.get(&start.name).is_none_or(|before| before.reason != wait.reason) {
+                    tracing::warn!(
+                        component = "pod",
+                        pod = spec::full_name(pod),
+                        container = start.name,
+                        reason = wait.reason,
+                        message = wait.message,
+                        "container not started"
+                    );
+                }
                 self.waiting.insert(start.name.clone(), wait);
                 Err(())
             }
@@ -130,7 +132,10 @@ impl PodWorker {
             })
             .await
             .map_err(|error| Failure::new(error.reason, error.message))?;
-        record("Pulled", image.message.clone());
+        // While the configuration is wrong the image is found again and again; once told is enough.
+        if self.waiting.get(&container.name).is_none_or(|wait| wait.reason != "CreateContainerConfigError") {
+            record("Pulled", image.message.clone());
+        }
 
         self.pull_image_volumes(pod, container, &secrets, sandbox_config).await?;
         let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
@@ -156,7 +161,8 @@ impl PodWorker {
         })
         .map_err(|error| config_error(error.0))?;
         let logs = sandbox::log_directory(&context.config.pod_log_dir(), pod);
-        if let Some(directory) = logs.join(log_path(&container.name, start.restart_count)).parent() {
+        let log = log_path(&container.name, start.restart_count);
+        if let Some(directory) = logs.join(&log).parent() {
             std::fs::create_dir_all(directory)
                 .map_err(|error| Failure::new("CreateContainerError", error.to_string()))?;
         }
@@ -168,6 +174,7 @@ impl PodWorker {
         self.applied.insert(id.clone(), applied);
         record("Created", format!("Container created: {}", container.name));
         context.cri.start_container(&id).await.map_err(|error| Failure::new("RunContainerError", error.message()))?;
+        log_links::link(&context.config.pod_log_dir(), &logs.join(&log), pod, &container.name, &id);
         record("Started", format!("Container started: {}", container.name));
         self.post_start(pod, observed, container, &id).await
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use skiff_client::EventType;
 
 use super::{
@@ -123,6 +123,10 @@ impl PodWorker {
         if !context.is_network_ready() && !spec::is_host_network(pod) && observed.ready_sandbox().is_none() {
             let message = "network is not ready: container runtime network not ready: NetworkReady=false";
             self.tell_once(pod, "NetworkNotReady", message);
+            return Err(());
+        }
+        if let Some(message) = unsupported(pod) {
+            self.warn(pod, "FailedCreatePodSandBox", message.to_owned());
             return Err(());
         }
         let directory = context.volumes.pod_dir(&self.uid);
@@ -304,6 +308,21 @@ impl PodWorker {
             }
         }
     }
+}
+
+/// What this node cannot do must stop a pod rather than be left out silently.
+fn unsupported(pod: &Pod) -> Option<&'static str> {
+    let pod_spec = spec::spec(pod);
+    if pod_spec.host_users == Some(false) {
+        return Some("user namespaces (hostUsers: false) are not supported on this node");
+    }
+    if pod_spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        return Some("dynamic resource allocation (resourceClaims) is not supported on this node");
+    }
+    let has_devices = |container: &Container| container.volume_devices.as_ref().is_some_and(|list| !list.is_empty());
+    let all = spec::all_containers(pod);
+    let any = all.iter().any(|(_, container)| has_devices(container));
+    any.then_some("block volumes (volumeDevices) are not supported on this node")
 }
 
 /// Seconds in the notation that users know from upstream: `10s`, `2m40s`.
