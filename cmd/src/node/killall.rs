@@ -64,7 +64,7 @@ pub async fn killall(data_dir: &Path, dry_run: bool) -> Result<()> {
 /// Unmounts the network namespaces that the CNI plugin's leases name: with the
 /// last reference the kernel removes the pod's link. Returns how many.
 fn remove_namespaces(layout: &Layout) -> Result<usize> {
-    let folder = layout.cni_data_dir();
+    let folder = skiff_network::flannel::lease_dir(&layout.cni_data_dir());
     if !folder.is_dir() {
         return Ok(0);
     }
@@ -77,7 +77,7 @@ fn remove_namespaces(layout: &Layout) -> Result<usize> {
         remove_file(path)?;
     }
     drop(pool);
-    remove_folder(&folder)?;
+    remove_folder(&layout.cni_data_dir())?;
     Ok(namespaces.len())
 }
 

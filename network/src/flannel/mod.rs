@@ -18,4 +18,5 @@ pub mod plan;
 pub mod run;
 
 pub use config::{Backend, NetConf, NetworkConfig, VxlanBackend};
+pub use node_files::lease_dir;
 pub use run::{FlannelError, run};

@@ -33,6 +33,11 @@ pub fn host_port_table(suffix: &str) -> String {
     format!("skiff-hostport{suffix}")
 }
 
+/// Where the CNI plugin keeps the leases of the pod network, below its data folder.
+pub fn lease_dir(cni_data_dir: &Path) -> PathBuf {
+    cni_data_dir.join(NETWORK_NAME)
+}
+
 /// The CNI configuration list.
 pub fn cni_conf(config: &NetworkConfig, subnets: &[IpNet], mtu: u32) -> String {
     let conf = json!({
