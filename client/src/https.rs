@@ -368,3 +368,7 @@ impl hyper::rt::Write for Io {
         Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+#[path = "https_tests.rs"]
+mod tests;

@@ -154,3 +154,7 @@ impl Reflector {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "reflector_tests.rs"]
+mod tests;

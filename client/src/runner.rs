@@ -207,7 +207,12 @@ impl Runner {
                     memory.last_failure = last_failure;
                     tracing::debug!(component = name, key = %Printed(key), %error, "write conflicts, trying again");
                 } else {
-                    tracing::warn!(component = name, key = %Printed(key), %error, "write failed, trying again");
+                    // What the API refuses is told in the object's status and events.
+                    if error.reason().is_some() {
+                        tracing::info!(component = name, key = %Printed(key), %error, "write refused, trying again");
+                    } else {
+                        tracing::warn!(component = name, key = %Printed(key), %error, "write failed, trying again");
+                    }
                     memory.last_failure = error.into_status().map(Arc::new);
                 }
                 self.remember(key, memory);

@@ -33,6 +33,16 @@ pub const BY_OWNER_UID: Index = Index {
     values: |object| object.meta.owner_references.iter().map(|owner| owner.uid.0.clone()).collect(),
 };
 
+/// Index of pods over `spec.nodeName`; the API server's store of pods has it.
+pub const PODS_BY_NODE: Index = Index {
+    name: "pod-node",
+    values: |object| {
+        let pod = object.typed::<k8s_openapi::api::core::v1::Pod>().ok();
+        let node = pod.and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+        node.filter(|node| !node.is_empty()).into_iter().collect()
+    },
+};
+
 /// A change of a store.
 #[derive(Clone, Debug)]
 pub enum StoreEvent {
@@ -106,9 +116,14 @@ impl Store {
         visit(&content.objects, revision)
     }
 
-    /// Objects whose index `name` holds `value`; unordered.
+    /// Objects whose index `name` holds `value`; unordered. A store without
+    /// the index is searched through.
     pub fn by_index(&self, index: &Index, value: &str) -> Vec<Arc<Object>> {
         let content = self.0.content.read();
+        if !self.0.indexes.iter().any(|have| have.name == index.name) {
+            let holds = |object: &&Arc<Object>| (index.values)(object).iter().any(|have| have == value);
+            return content.objects.values().filter(holds).cloned().collect();
+        }
         let Some(keys) = content.indexes.get(index.name).and_then(|values| values.get(value)) else {
             return Vec::new();
         };

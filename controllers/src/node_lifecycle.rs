@@ -164,8 +164,8 @@ fn set_unknown(conditions: &mut Vec<Value>, now: Timestamp) {
 
 /// Pods of a node that is not ready take no traffic.
 fn mark_pods_not_ready(node: &Seen<Node>, world: &Snapshot, now: Timestamp, outcome: &mut Outcome) {
-    for pod in seen::list::<Pod>(world, None) {
-        if pod::node_name(&pod.typed) != node.name() || !pod::is_ready(&pod.typed) {
+    for pod in seen::pods_of_node(world, node.name()) {
+        if !pod::is_ready(&pod.typed) {
             continue;
         }
         let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [

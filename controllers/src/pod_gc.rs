@@ -57,9 +57,8 @@ impl Controller for PodGarbageCollector {
                 let Some(node) = old.or(new).filter(|_| new.is_none_or(has_out_of_service)) else {
                     return Vec::new();
                 };
-                let pods = seen::list::<Pod>(world, None);
-                let of_node = pods.iter().filter(|pod| pod::node_name(&pod.typed) == node.meta.name);
-                of_node.map(|pod| ObjectRef::of(&pod.object)).collect()
+                let pods = seen::pods_of_node(world, &node.meta.name);
+                pods.iter().map(|pod| ObjectRef::of(&pod.object)).collect()
             }),
         ]
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::Resource;
+use k8s_openapi::{Resource, api::core::v1::Pod};
 use serde::de::DeserializeOwned;
 use skiff_api::{Object, ObjectMeta};
-use skiff_client::Snapshot;
+use skiff_client::{Snapshot, store::PODS_BY_NODE};
 
 /// A stored object: metadata and raw form from `object`, spec and status from `typed`.
 pub struct Seen<K> {
@@ -74,4 +74,13 @@ where
 {
     let Some(store) = world.store_of::<K>() else { return Vec::new() };
     store.list(namespace).into_iter().filter_map(Seen::new).collect()
+}
+
+/// The pods of a node.
+pub fn pods_of_node(world: &Snapshot, node: &str) -> Vec<Seen<Pod>> {
+    let Some(store) = world.store_of::<Pod>() else { return Vec::new() };
+    let mut pods: Vec<Seen<Pod>> = store.by_index(&PODS_BY_NODE, node).into_iter().filter_map(Seen::new).collect();
+    // Indexes are unordered; outcomes should not be.
+    pods.sort_by(|a, b| (a.namespace(), a.name()).cmp(&(b.namespace(), b.name())));
+    pods
 }

@@ -47,9 +47,8 @@ impl Controller for TaintEvictionController {
                 if old.is_none() && new_taints.is_some_and(|taints| taints.is_empty()) {
                     return Vec::new();
                 }
-                let pods = seen::list::<Pod>(world, None);
-                let of_node = pods.iter().filter(|pod| pod::node_name(&pod.typed) == node.meta.name);
-                of_node.map(|pod| ObjectRef::of(&pod.object)).collect()
+                let pods = seen::pods_of_node(world, &node.meta.name);
+                pods.iter().map(|pod| ObjectRef::of(&pod.object)).collect()
             }),
         ]
     }
