@@ -60,6 +60,8 @@ pub struct Cgroups {
     version: Version,
     /// Version 1: controller to mount point. Version 2: the one mount under "".
     mounts: BTreeMap<String, PathBuf>,
+    /// Trees we set nothing in, where container runtimes make groups of the same names.
+    others: Vec<PathBuf>,
 }
 
 impl Cgroups {
@@ -75,13 +77,14 @@ impl Cgroups {
             let text = fs::read_to_string(&path).map_err(fail("read", &path))?;
             require(|name| text.split_whitespace().any(|have| have == name))?;
             let mounts = BTreeMap::from([(String::new(), root.to_owned())]);
-            return Ok(Cgroups { version: Version::V2, mounts });
+            return Ok(Cgroups { version: Version::V2, mounts, others: Vec::new() });
         }
         let path = Path::new("/proc/self/mountinfo");
         let text = fs::read_to_string(path).map_err(fail("read", path))?;
         let mounts = version1_mounts(&text);
         require(|name| mounts.contains_key(name))?;
-        Ok(Cgroups { version: Version::V1, mounts })
+        let others = other_mounts(&text, &mounts);
+        Ok(Cgroups { version: Version::V1, mounts, others })
     }
 
     pub fn version(&self) -> Version {
@@ -205,7 +208,8 @@ impl Cgroups {
             let path = PathBuf::from(format!("/proc/{pid}"));
             crate::process::kill_now(pid).map_err(fail("kill process", &path))?;
         }
-        for directory in self.directories(group) {
+        let others = self.others.iter().map(|mount| join(mount, group));
+        for directory in self.directories(group).into_iter().chain(others) {
             remove_tree(&directory)?;
         }
         Ok(())
@@ -260,6 +264,16 @@ fn version1_mounts(mountinfo: &str) -> BTreeMap<String, PathBuf> {
         }
     }
     mounts
+}
+
+/// Every control group mount that is not among `used`.
+fn other_mounts(mountinfo: &str, used: &BTreeMap<String, PathBuf>) -> Vec<PathBuf> {
+    let point = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let is_cgroup = matches!(right.split(' ').next(), Some("cgroup" | "cgroup2"));
+        is_cgroup.then(|| left.split(' ').nth(4).map(PathBuf::from))?
+    };
+    mountinfo.lines().filter_map(point).filter(|point| !used.values().any(|have| have == point)).collect()
 }
 
 /// Hands the controllers of a version 2 directory down to its children. Each
@@ -376,6 +390,7 @@ mod tests {
         assert_eq!(mounts["cpu"], mounts["cpuacct"]);
         assert_eq!(mounts["memory"], PathBuf::from("/sys/fs/cgroup/memory"));
         assert_eq!(mounts.len(), 3);
+        assert_eq!(other_mounts(text, &mounts), [PathBuf::from("/sys/fs/cgroup/unified")]);
     }
 
     #[test]

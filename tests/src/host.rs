@@ -1,5 +1,6 @@
-//! A host for tests: its own network, mount and host-name namespaces on this
-//! machine, with an empty `/run`. Everything in it ends with it.
+//! A host for tests: its own network, process, mount and host-name namespaces on
+//! this machine, with an empty `/run`. Everything in it ends with it, because
+//! the kernel ends a process namespace together with its first process.
 
 use std::{
     ffi::OsStr,
@@ -16,9 +17,11 @@ use crate::eventually;
 /// A namespaced host.
 pub struct Host {
     pub name: String,
-    /// A process that does nothing but keep the namespaces.
+    /// Keeps the namespaces; dies with this program.
     holder: Child,
-    /// Own folder for data and logs, removed at the end.
+    /// The host's process 1, seen from here.
+    init: u32,
+    /// Own folder for data and logs.
     pub folder: PathBuf,
 }
 
@@ -26,33 +29,35 @@ impl Host {
     /// A host without any network but loopback.
     pub fn new(name: &str, folder: &Path) -> Result<Host> {
         fs::create_dir_all(folder)?;
-        // Prints a line when the set-up is complete, then waits to be killed.
+        let ready = folder.join(".ready");
+        // Process 1 must collect orphans, which a plain sleep would not.
         let script = format!(
-            "mount -t tmpfs tmpfs /run && hostname {name} && ip link set lo up && touch {ready} && exec sleep infinity",
-            ready = folder.join(".ready").display()
+            "mount -t tmpfs tmpfs /run && hostname {name} && ip link set lo up && touch {ready} && \
+             while :; do sleep 1 & wait; done",
+            ready = ready.display()
         );
-        let holder = Command::new("unshare")
-            .args(["--net", "--mount", "--uts", "--propagation", "private", "sh", "-c", &script])
+        let holder = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--uts", "--pid", "--mount-proc"])
+            .args(["--fork", "--kill-child", "--propagation", "private", "sh", "-c", &script])
             .stdin(Stdio::null())
             .spawn()
             .context("run unshare")?;
-        let host = Host { name: name.to_owned(), holder, folder: folder.to_owned() };
-        let ready = folder.join(".ready");
-        eventually("namespaces are set up", Duration::from_secs(10), || {
-            fs::metadata(&ready).map(drop).context("not yet")
+        let init = eventually("namespaces are set up", Duration::from_secs(10), || {
+            fs::metadata(&ready).context("not yet")?;
+            child_of(holder.id())
         })?;
-        Ok(host)
+        Ok(Host { name: name.to_owned(), holder, init, folder: folder.to_owned() })
     }
 
-    /// Process id of the namespaces' holder.
+    /// The process whose namespaces are entered.
     pub fn pid(&self) -> u32 {
-        self.holder.id()
+        self.init
     }
 
     /// A command inside the host.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid().to_string(), "-n", "-m", "-u", "--"]).arg(program);
+        command.args(["-t", &self.pid().to_string(), "-n", "-m", "-u", "-p", "--"]).arg(program);
         command
     }
 
@@ -69,7 +74,12 @@ impl Host {
             peer = b.0.pid(),
             address = a.1
         );
-        a.0.shell(&script)?;
+        // The peer is named by its process as this machine counts, not as the host does.
+        let output = Command::new("nsenter")
+            .args(["-t", &a.0.pid().to_string(), "-n", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .output()?;
+        text("join the hosts", output)?;
         b.0.shell(&format!("ip addr add {} dev eth0 && ip link set eth0 up", b.1))?;
         for (host, other) in [(a.0, b.1), (b.0, a.1)] {
             let gateway = other.split('/').next().unwrap_or(other);
@@ -78,33 +88,37 @@ impl Host {
         Ok(())
     }
 
-    /// Processes whose command line names this host's folder.
-    pub fn processes(&self) -> Vec<(u32, String)> {
-        let marker = self.folder.display().to_string();
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        entries
-            .filter_map(|entry| {
-                let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-                let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-                let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                (line.contains(&marker) && pid != self.pid() && pid != std::process::id()).then_some((pid, line))
+    /// The host's processes by their ids there, with their command lines.
+    pub fn processes(&self) -> Result<Vec<(u32, String)>> {
+        let script = "for p in /proc/[0-9]*; do echo \"${p#/proc/} $(tr '\\0' ' ' <$p/cmdline 2>/dev/null)\"; done";
+        let listing = self.shell(script)?;
+        Ok(listing
+            .lines()
+            .filter_map(|line| {
+                let (pid, command) = line.split_once(' ')?;
+                Some((pid.parse().ok()?, command.trim().to_owned()))
             })
-            .collect()
+            .collect())
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Children of the host first (a shim ends its container), then the namespaces.
-        for _ in 0..3 {
-            for (pid, _) in self.processes() {
-                let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        // Ends process 1, and with it everything inside.
         let _ = self.holder.kill();
+        let _ = Command::new("kill").args(["-9", &self.init.to_string()]).stderr(Stdio::null()).status();
         let _ = self.holder.wait();
+        let gone = format!("/proc/{}", self.init);
+        let _ = eventually("the host is gone", Duration::from_secs(10), || {
+            if Path::new(&gone).exists() { bail!("still there") } else { Ok(()) }
+        });
     }
+}
+
+/// The only child of a process that forked once.
+pub fn child_of(pid: u32) -> Result<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    children.split_whitespace().next().context("no child yet")?.parse().context("read children")
 }
 
 /// Standard output of a command that succeeded.

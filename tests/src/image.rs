@@ -18,6 +18,12 @@ pub const AGNHOST_OTHER: &str = "docker.io/library/agnhost:other";
 /// Writes an OCI archive with busybox and links for all its applets.
 pub fn write_busybox(path: &Path) -> Result<()> {
     let config = json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]});
+    write_archive(path, &busybox_layer()?.into_inner()?, &config, &[BUSYBOX, BUSYBOX_NEXT])
+}
+
+/// Writes the same image under a name of its own.
+pub fn write_archive_of(path: &Path, reference: &str) -> Result<()> {
+    let config = json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]});
     write_archive(path, &busybox_layer()?.into_inner()?, &config, &[reference])
 }
 

@@ -10,5 +10,5 @@ pub mod wait;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use host::Host;
-pub use kubectl::Kubectl;
+pub use kubectl::{Background, Kubectl};
 pub use wait::eventually;

@@ -27,6 +27,15 @@ macro_rules! tests {
 
 /// Builds the fixture, runs the selected tests in order, and says how it went.
 pub fn main<F>(tests: &[Test<F>], fixture: impl FnOnce() -> Result<F>) -> ExitCode {
+    main_with(tests, fixture, |_| String::new())
+}
+
+/// Like [`main`]; after a failure prints what `diagnose` knows.
+pub fn main_with<F>(
+    tests: &[Test<F>],
+    fixture: impl FnOnce() -> Result<F>,
+    diagnose: impl Fn(&F) -> String,
+) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let selected: Vec<&Test<F>> = tests
@@ -67,6 +76,9 @@ pub fn main<F>(tests: &[Test<F>], fixture: impl FnOnce() -> Result<F>) -> ExitCo
             Err(error) => {
                 println!("test {} ... FAILED ({seconds:.1}s)", test.name);
                 println!("    {}", format!("{error:#}").replace('\n', "\n    "));
+                for line in diagnose(&fixture).lines() {
+                    println!("    | {line}");
+                }
                 failures.push(test.name);
             }
         }
