@@ -16,13 +16,15 @@ pub(crate) enum Executed {
     /// The world is not what the outcome was made for (an object required to
     /// be absent exists, one to be changed is gone): leave out the rest.
     Stop,
+    /// No more of this kind: leave out the rest of its neighbours.
+    Enough,
 }
 
 impl Executed {
     pub(crate) fn resource(&self) -> GroupResource {
         match self {
             Executed::Written { resource, .. } | Executed::Deleted { resource, .. } => resource.clone(),
-            Executed::Nothing | Executed::Stop => GroupResource::new("", ""),
+            Executed::Nothing | Executed::Stop | Executed::Enough => GroupResource::new("", ""),
         }
     }
 
@@ -43,7 +45,7 @@ impl Executed {
 
     pub(crate) fn is_visible_in(&self, store: &Store) -> bool {
         match self {
-            Executed::Nothing | Executed::Stop => true,
+            Executed::Nothing | Executed::Stop | Executed::Enough => true,
             Executed::Written { revision, .. } => store.revision() >= *revision,
             Executed::Deleted { key, uid, .. } => match store.get(&key.namespace, &key.name) {
                 None => true,
@@ -61,7 +63,7 @@ pub(crate) async fn execute(client: &Client, operation: Operation) -> Result<Exe
             if let Err(error) = &result
                 && is_namespace_closing(error)
             {
-                return Ok(Executed::Stop);
+                return Ok(Executed::Enough);
             }
             ignore(result, ClientError::is_already_exists).map(|object| written(resource.group_resource(), object))
         }

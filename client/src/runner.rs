@@ -262,17 +262,21 @@ impl Runner {
         let mut carried = Carried { written: Vec::new(), failure: None, deeds_done: true };
         for group in groups(operations) {
             let is_deed = group.iter().any(is_deed);
-            let mut stopped = false;
+            let (mut stopped, mut enough) = (false, false);
             let mut waiting = group.into_iter();
             let mut running = FuturesUnordered::new();
             loop {
-                while carried.failure.is_none() && running.len() < OPERATIONS_IN_FLIGHT_MAX {
+                while carried.failure.is_none() && !enough && running.len() < OPERATIONS_IN_FLIGHT_MAX {
                     let Some(operation) = waiting.next() else { break };
                     running.push(execute(&self.deps.client, operation));
                 }
                 match running.next().await {
                     None => break,
                     Some(Ok(Executed::Stop)) => stopped = true,
+                    Some(Ok(Executed::Enough)) => {
+                        enough = true;
+                        carried.deeds_done = false;
+                    }
                     Some(Ok(Executed::Nothing)) => {}
                     Some(Ok(executed)) => Executed::remember(&mut carried.written, executed),
                     Some(Err(error)) => {
@@ -281,7 +285,7 @@ impl Runner {
                 }
             }
             if carried.failure.is_some() || stopped {
-                carried.deeds_done = !is_deed;
+                carried.deeds_done &= !is_deed;
                 break;
             }
         }

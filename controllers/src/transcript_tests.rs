@@ -729,3 +729,16 @@ spec: {{accessModes: [ReadWriteOnce], storageClassName: manual, resources: {{req
     simulation.settle(&controllers, false, anything);
     assert_eq!(phase(&simulation, "right"), "Released");
 }
+
+#[test]
+fn a_job_whose_pods_cannot_be_replaced_still_lets_go_of_them() {
+    let controllers: [&dyn Controller; 1] = [&JobController];
+    let mut simulation = start("job");
+    simulation.settle(&controllers, true, anything);
+    simulation.refuse = Some(("pods", "the namespace is being terminated"));
+    end_pods(&mut simulation, |_| false);
+    for _ in 0..5 {
+        simulation.step(&JobController, &ObjectRef::new("d", "work"));
+    }
+    assert_eq!(count(&simulation, |pod| pod["metadata"]["finalizers"] != json!([])), 0);
+}

@@ -181,13 +181,15 @@ impl Pass<'_> {
                 self.manage(&tally, outcome);
             }
         }
-        self.release_counted(&tally, outcome);
         let completion = verdict.as_ref().is_some_and(|verdict| verdict.succeeded) && self.is_true("Complete");
         let status = self.status(&tally, start, completion);
-        // Uids are in the status before their finalizers go.
-        if let Some(value) = write::with_status(&self.job.object, status) {
-            outcome.operations.insert(0, write::update_status::<Job>(&self.job.object, value));
-        }
+        // Bookkeeping first, so that a refused create cannot hold it up.
+        let mut first: Vec<Operation> = write::with_status(&self.job.object, status)
+            .map(|value| write::update_status::<Job>(&self.job.object, value))
+            .into_iter()
+            .collect();
+        first.extend(self.release_counted(&tally));
+        outcome.operations.splice(0..0, first);
     }
 
     /// An end that an earlier pass has decided.
@@ -429,10 +431,9 @@ impl Pass<'_> {
     }
 
     /// Lets go of pods whose end the stored status already knows, or need not know.
-    fn release_counted(&self, tally: &Tally, outcome: &mut Outcome) {
-        for pod in self.pods.iter().filter(|pod| has_finalizer(pod) && tally.is_booked(pod.uid())) {
-            outcome.push(release(pod));
-        }
+    fn release_counted(&self, tally: &Tally) -> Vec<Operation> {
+        let counted = self.pods.iter().filter(|pod| has_finalizer(pod) && tally.is_booked(pod.uid()));
+        counted.map(release).collect()
     }
 
     /// Lets go of all pods: the job is over.
