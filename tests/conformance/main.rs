@@ -15,6 +15,7 @@ mod api_machinery;
 mod bring;
 mod context;
 mod failing;
+mod node;
 mod operations;
 mod pods;
 mod report;
@@ -57,7 +58,7 @@ macro_rules! rows {
 }
 
 fn covered() -> Vec<Test> {
-    [api_machinery::tests(), storage::tests()].into_iter().flatten().collect()
+    [api_machinery::tests(), node::tests(), storage::tests()].into_iter().flatten().collect()
 }
 
 fn main() -> ExitCode {

@@ -3,9 +3,11 @@
 mod downward;
 mod empty_dir;
 mod objects;
-mod source;
+pub mod source;
 mod subpath;
 mod volumes;
+
+pub use source::Source;
 
 use crate::Test;
 
