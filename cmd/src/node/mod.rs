@@ -143,7 +143,7 @@ pub async fn start(
         cluster_cidrs: vec![cluster.cluster_cidr],
         nft,
         table_suffix: String::new(),
-        localhost_node_ports: false,
+        localhost_node_ports: true,
     };
     supervision.spawn("service proxy", {
         let (snapshot, token) = (snapshot.clone(), token.clone());

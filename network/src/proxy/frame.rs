@@ -29,8 +29,9 @@ pub fn table_name(suffix: &str) -> String {
     format!("skiff{suffix}")
 }
 
-/// The commands that make the table, without any service, in place of an existing one.
-pub fn script(table: &str, cluster_cidrs: &[IpNet]) -> String {
+/// The commands that make the table, without any service, in place of an existing
+/// one. `localhost`: node ports answer on 127.0.0.0/8 too.
+pub fn script(table: &str, cluster_cidrs: &[IpNet], localhost: bool) -> String {
     let mut text = format!("add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
     for family in Family::ALL {
         for lookup in Lookup::ALL {
@@ -40,7 +41,7 @@ pub fn script(table: &str, cluster_cidrs: &[IpNet]) -> String {
     text.push_str(&format!("  chain {REJECT_CHAIN} {{\n    reject\n  }}\n"));
     // Place of NetworkPolicy: chains per pod will be dispatched to from here.
     text.push_str("  chain network_policies {\n  }\n");
-    text.push_str(&services_chain(cluster_cidrs));
+    text.push_str(&services_chain(cluster_cidrs, localhost));
     text.push_str(&unanswered_chain());
     let _ = write!(
         text,
@@ -96,7 +97,7 @@ fn declaration(lookup: Lookup, family: Family) -> String {
 }
 
 /// Finds the service a packet is for.
-fn services_chain(cluster_cidrs: &[IpNet]) -> String {
+fn services_chain(cluster_cidrs: &[IpNet], localhost: bool) -> String {
     let mut text = String::from("  chain services {\n");
     // Answers to sources outside the pod networks must come back through this node.
     for cidr in cluster_cidrs {
@@ -115,10 +116,12 @@ fn services_chain(cluster_cidrs: &[IpNet]) -> String {
             Lookup::Services.name(family)
         );
     }
-    for (family, protocol) in [(Family::V4, "ipv4"), (Family::V6, "ipv6")] {
+    let not_loopback = if localhost { "" } else { "ip daddr != 127.0.0.0/8 " };
+    for (family, condition) in [(Family::V4, not_loopback), (Family::V6, "")] {
+        let protocol = if family == Family::V4 { "ipv4" } else { "ipv6" };
         let _ = writeln!(
             text,
-            "    meta nfproto {protocol} fib daddr type local meta l4proto . th dport vmap @{}",
+            "    meta nfproto {protocol} {condition}fib daddr type local meta l4proto . th dport vmap @{}",
             Lookup::NodePorts.name(family)
         );
     }

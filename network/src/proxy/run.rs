@@ -134,7 +134,7 @@ impl<'a> Proxy<'a> {
     fn new(config: &'a ProxyConfig, services: Store, slices: Store, nodes: Store) -> Self {
         let node = NodeView { name: config.node_name.clone(), zone: None, cluster_cidrs: config.cluster_cidrs.clone() };
         let mut proxy = Proxy {
-            table: Table::new(&config.table_suffix, &config.cluster_cidrs),
+            table: Table::new(&config.table_suffix, &config.cluster_cidrs, config.localhost_node_ports),
             config,
             services,
             slices,

@@ -22,6 +22,7 @@ use super::{
 pub struct Table {
     name: String,
     cluster_cidrs: Vec<IpNet>,
+    localhost: bool,
     fragments: BTreeMap<ObjectKey, Fragment>,
     /// Who claims an element, and with which value.
     elements: HashMap<ElementKey, BTreeMap<ObjectKey, Option<String>>>,
@@ -35,8 +36,10 @@ pub struct Change {
 }
 
 impl Table {
-    pub fn new(suffix: &str, cluster_cidrs: &[IpNet]) -> Table {
-        Table { name: frame::table_name(suffix), cluster_cidrs: cluster_cidrs.to_vec(), ..Table::default() }
+    /// An empty table; `localhost` makes node ports answer on 127.0.0.0/8 too.
+    pub fn new(suffix: &str, cluster_cidrs: &[IpNet], localhost: bool) -> Table {
+        let cluster_cidrs = cluster_cidrs.to_vec();
+        Table { name: frame::table_name(suffix), cluster_cidrs, localhost, ..Table::default() }
     }
 
     pub fn fragment(&self, key: &ObjectKey) -> Option<&Fragment> {
@@ -50,7 +53,7 @@ impl Table {
 
     /// The whole table as one transaction, whatever the kernel has now.
     pub fn full_script(&self) -> String {
-        let mut script = frame::script(&self.name, &self.cluster_cidrs);
+        let mut script = frame::script(&self.name, &self.cluster_cidrs, self.localhost);
         let (mut sets, mut chains, mut rules) = (String::new(), String::new(), String::new());
         for fragment in self.fragments.values() {
             self.add_names(fragment, &mut sets, &mut chains);
@@ -240,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_change_is_as_large_as_what_changes() {
-        let mut table = Table::new("", &[]);
+        let mut table = Table::new("", &[], true);
         for name in ["a", "b", "c"] {
             change(&mut table, name, Some(fragment(name, "accept", &format!("10.43.0.{}", name.as_bytes()[0]))));
         }
@@ -262,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_address_claimed_twice_goes_to_the_first_and_then_to_the_other() {
-        let mut table = Table::new("", &[]);
+        let mut table = Table::new("", &[], true);
         change(&mut table, "b", Some(fragment("b", "accept", "198.51.100.1")));
         let script = change(&mut table, "a", Some(fragment("a", "accept", "198.51.100.1")));
         assert!(
@@ -284,7 +287,7 @@ mod tests {
 
     fn random_walk() {
         let nft = Nft::default();
-        let mut table = Table::new("", &["10.42.0.0/16".parse().unwrap()]);
+        let mut table = Table::new("", &["10.42.0.0/16".parse().unwrap()], false);
         nft.apply(&table.full_script()).unwrap();
         let mut seed = 7u32;
         let mut random = |below: u32| {
