@@ -58,3 +58,12 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections open at the same time. More wait in the listen queue.
 pub const CONNECTIONS_MAX: usize = 8192;
+
+/// Writes in flight while the objects of every cluster are made at start.
+pub const BOOTSTRAP_CONCURRENCY: usize = 32;
+/// Namespaces whose deletion is remembered until the caches show it. More are found by the caches alone.
+pub const RECENT_DELETIONS_MAX: usize = 256;
+/// Evicted pods noted in one disruption budget. More: the disruption controller is behind, evictions are refused.
+pub const DISRUPTED_PODS_MAX: usize = 2000;
+/// Charges of quotas for writes that the caches do not show yet. More: 503, the client tries again.
+pub const PENDING_CHARGES_MAX: usize = 4096;

@@ -27,7 +27,8 @@ impl Bootstrap {
     }
 
     /// Keeps the three objects right until `stop`: whoever deletes or changes
-    /// them sees them come back.
+    /// them sees them come back. They name this server alone, which is right
+    /// as long as a datastore has one server.
     pub async fn maintain(&self, client: &Client, snapshot: &Snapshot, stop: CancellationToken) {
         let watched = [
             GroupResource::new("", "services"),

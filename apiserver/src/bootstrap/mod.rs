@@ -20,14 +20,14 @@ use serde_json::{Value, json};
 use skiff_api::{GroupVersionResource, Reason};
 use skiff_client::{Client, ClientError};
 
-use crate::registry::{
-    scheduling::{SYSTEM_CLUSTER_CRITICAL, SYSTEM_NODE_CRITICAL},
-    value::{name, namespace},
+use crate::{
+    limits,
+    registry::{
+        scheduling::{SYSTEM_CLUSTER_CRITICAL, SYSTEM_NODE_CRITICAL},
+        value::{name, namespace},
+    },
 };
 use reconcile::Merge;
-
-/// Writes in flight at once, so that they share commits of the store.
-const WRITES_MAX: usize = 32;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -60,7 +60,7 @@ impl Wanted {
 }
 
 impl Bootstrap {
-    /// Writes what is missing; `client` must be allowed to do everything.
+    /// Writes what is missing, several at once so that they share commits of the store; `client` must be allowed to do everything.
     pub async fn run(&self, client: &Client) -> Result<(), ClientError> {
         let client = &client.with_user_agent("skiff-bootstrap");
         ensure_all(client, namespaces()).await?;
@@ -131,7 +131,7 @@ fn priority_classes() -> Vec<Wanted> {
 async fn ensure_all(client: &Client, wanted: Vec<Wanted>) -> Result<(), ClientError> {
     stream::iter(wanted)
         .map(|wanted| async move { ensure(client, &wanted).await })
-        .buffer_unordered(WRITES_MAX)
+        .buffer_unordered(limits::BOOTSTRAP_CONCURRENCY)
         .try_collect()
         .await
 }

@@ -38,6 +38,10 @@ impl Strategy for HorizontalPodAutoscalerStrategy {
         }
         errors.into_causes()
     }
+
+    fn has_generation(&self, _object: &Value) -> bool {
+        false
+    }
 }
 
 /// Scaling up is fast, scaling down waits five minutes (unless the caller decides).

@@ -111,3 +111,39 @@ impl Strategy for PriorityLevelStrategy {
         keep_mandatory(object, "prioritylevelconfigurations")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong};
+    use serde_json::json;
+
+    #[test]
+    fn schemas_name_a_level() {
+        let schema = |precedence: i64, level: &str| json!({"metadata": {"name": "s"}, "spec": {"matchingPrecedence": precedence, "priorityLevelConfiguration": {"name": level}}});
+        assert_eq!(made(&FlowSchemaStrategy, schema(0, "l"))["spec"]["matchingPrecedence"], 1000);
+        assert_eq!(
+            wrong(&FlowSchemaStrategy, schema(10001, "")),
+            [
+                "spec.matchingPrecedence: Invalid value: 10001: must not be greater than 10000",
+                "spec.priorityLevelConfiguration.name: Required value: must reference a priority level"
+            ]
+        );
+        assert_eq!(wrong(&FlowSchemaStrategy, schema(1, "l")).len(), 1);
+    }
+
+    #[test]
+    fn levels_are_completed_and_of_one_type() {
+        let level = made(
+            &PriorityLevelStrategy,
+            json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": {}}}}}),
+        );
+        assert_eq!(level["spec"]["limited"]["nominalConcurrencyShares"], 30);
+        assert_eq!(
+            level["spec"]["limited"]["limitResponse"]["queuing"],
+            json!({"queues": 64, "handSize": 8, "queueLengthLimit": 50})
+        );
+        assert_eq!(wrong(&PriorityLevelStrategy, json!({"spec": {"type": "Limited"}})).len(), 1);
+        assert!(keep_mandatory(&json!({"metadata": {"name": "exempt"}}), "flowschemas").is_err());
+    }
+}

@@ -26,6 +26,8 @@ pub mod scheduling;
 pub mod storage;
 pub mod store;
 pub mod strategy;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod validation;
 pub mod value;
 pub mod write;

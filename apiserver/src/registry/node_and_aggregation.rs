@@ -98,3 +98,30 @@ impl Strategy for ApiServiceStrategy {
         errors.into_causes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong, wrong_update};
+    use serde_json::json;
+
+    #[test]
+    fn handlers_are_named_and_stay() {
+        assert_eq!(wrong(&RuntimeClassStrategy, json!({})), ["handler: Required value"]);
+        assert_eq!(
+            wrong_update(&RuntimeClassStrategy, json!({"handler": "b"}), json!({"handler": "a"})),
+            ["handler: Invalid value: \"b\": field is immutable"]
+        );
+    }
+
+    #[test]
+    fn api_services_are_named_after_what_they_serve() {
+        let service = |name: &str| {
+            json!({"metadata": {"name": name}, "spec": {"group": "g.example", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1,
+                "service": {"name": "s", "namespace": "n"}}})
+        };
+        assert_eq!(made(&ApiServiceStrategy, service("v1.g.example"))["spec"]["service"]["port"], 443);
+        assert!(wrong(&ApiServiceStrategy, service("v1.g.example")).is_empty());
+        assert_eq!(wrong(&ApiServiceStrategy, service("x")).len(), 1);
+    }
+}

@@ -68,7 +68,15 @@ impl ControlPlane {
             advertise_address: settings.advertise_address,
             advertise_port: settings.port,
         };
-        plane.bootstrap(bootstrap).await?;
+        plane.bootstrap(&bootstrap).await?;
+        supervision.spawn("service kubernetes", {
+            let (client, snapshot) = (plane.supervisor_client("skiff"), plane.server.snapshot());
+            let token = token.clone();
+            async move {
+                bootstrap.maintain(&client, &snapshot, token).await;
+                Ok(())
+            }
+        });
         let supervisor = Arc::new(Supervisor::new(
             Arc::clone(pki),
             secrets,
@@ -92,7 +100,7 @@ impl ControlPlane {
         self.server.client(UserInfo::new(SUPERVISOR, &["system:masters"]), user_agent)
     }
 
-    async fn bootstrap(&self, bootstrap: skiff_apiserver::bootstrap::Bootstrap) -> Result<()> {
+    async fn bootstrap(&self, bootstrap: &skiff_apiserver::bootstrap::Bootstrap) -> Result<()> {
         if let Some(row) = crate::deploy::addon::resource() {
             self.server.add_resource(row).await.context("serve addons")?;
         }

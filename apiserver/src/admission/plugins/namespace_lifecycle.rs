@@ -9,15 +9,16 @@ use skiff_api::{Cause, GroupResource, Status};
 use tokio::time::Instant;
 
 use super::lookup::{find_soon, wait_until};
-use crate::admission::{Admission, AdmissionOperation, AdmissionRequest};
+use crate::{
+    admission::{Admission, AdmissionOperation, AdmissionRequest},
+    limits,
+};
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 /// How long a namespace that was just created elsewhere may take to show up here.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// A deletion that this server accepted shows in its cache after so long at most.
 const DELETION_VISIBLE: Duration = Duration::from_secs(1);
-/// Deletions remembered at once; older ones are visible by then.
-const DELETIONS_MAX: usize = 256;
 
 #[derive(Default)]
 pub struct NamespaceLifecycle {
@@ -29,7 +30,7 @@ impl NamespaceLifecycle {
     fn note_deletion(&self, name: &str) {
         let mut deleted = self.deleted.lock();
         deleted.retain(|(_, at)| at.elapsed() < DELETION_VISIBLE);
-        if deleted.len() < DELETIONS_MAX {
+        if deleted.len() < limits::RECENT_DELETIONS_MAX {
             deleted.push((name.to_owned(), Instant::now()));
         }
     }

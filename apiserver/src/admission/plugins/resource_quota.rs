@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     admission::{Admission, AdmissionOperation, AdmissionRequest},
+    limits,
     registry::{
         validation::numbers::parse_quantity,
         value::{entries, name, text},
@@ -83,6 +84,9 @@ impl Admission for ResourceQuota {
         }
         let mut pending = self.pending.lock();
         pending.retain(|charge| charge.at.elapsed() < PENDING_MAX && !charge.is_visible(request.snapshot));
+        if pending.len() >= limits::PENDING_CHARGES_MAX {
+            return Err(Status::service_unavailable("too many writes are waiting to be counted by quotas"));
+        }
         for quota in &quotas {
             let quota = quota.typed::<Value>().map_err(Status::internal)?;
             check(request, &quota, object, &pending)?;

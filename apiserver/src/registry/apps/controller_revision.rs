@@ -20,3 +20,23 @@ impl Strategy for ControllerRevisionStrategy {
         errors.into_causes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{wrong, wrong_update};
+    use serde_json::json;
+
+    #[test]
+    fn recorded_data_stays() {
+        assert_eq!(
+            wrong_update(
+                &ControllerRevisionStrategy,
+                json!({"data": {"a": 2}, "revision": 2}),
+                json!({"data": {"a": 1}, "revision": 1})
+            ),
+            ["data: Invalid value: {\"a\":2}: field is immutable"]
+        );
+        assert_eq!(wrong(&ControllerRevisionStrategy, json!({"revision": -1})).len(), 1);
+    }
+}

@@ -105,3 +105,41 @@ fn status(errors: &mut Errors, status: &Value) {
         non_negative(errors, &path.child(name), &status[name]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong};
+
+    fn daemons(update: Value) -> Value {
+        json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "updateStrategy": update, "template": {
+            "metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    }
+
+    #[test]
+    fn one_pod_at_a_time_is_replaced_by_default() {
+        let object = made(&DaemonSetStrategy, daemons(json!(null)));
+        assert_eq!(
+            object["spec"]["updateStrategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}})
+        );
+        assert_eq!(object["status"]["numberReady"], 0);
+    }
+
+    #[test]
+    fn surge_and_unavailability_exclude_each_other() {
+        let rolling = |unavailable: Value, surge: Value| json!({"rollingUpdate": {"maxUnavailable": unavailable, "maxSurge": surge}});
+        assert!(wrong(&DaemonSetStrategy, daemons(rolling(json!(0), json!("10%")))).is_empty());
+        assert_eq!(
+            wrong(&DaemonSetStrategy, daemons(rolling(json!(1), json!(1)))),
+            [
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"
+            ]
+        );
+        assert_eq!(
+            wrong(&DaemonSetStrategy, daemons(rolling(json!(0), json!(0)))),
+            ["spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0"]
+        );
+        assert_eq!(wrong(&DaemonSetStrategy, daemons(json!({"type": "X"}))).len(), 1);
+    }
+}

@@ -63,3 +63,33 @@ fn status(errors: &mut Errors, status: &Value) {
         non_negative(errors, &path.child(name), &status[name]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong, wrong_update};
+
+    fn set_with(selector: &str) -> Value {
+        json!({"spec": {"selector": {"matchLabels": {"a": selector}}, "template": {
+            "metadata": {"labels": {"a": "b", "x": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    }
+
+    #[test]
+    fn a_replica_set_is_completed() {
+        let object = made(&ReplicaSetStrategy, set_with("b"));
+        assert_eq!(object["metadata"]["labels"], json!({"a": "b", "x": "b"}));
+        assert_eq!((&object["spec"]["replicas"], &object["status"]), (&json!(1), &json!({"replicas": 0})));
+        assert!(wrong(&ReplicaSetStrategy, set_with("b")).is_empty());
+    }
+
+    #[test]
+    fn the_selector_matches_and_stays() {
+        assert_eq!(wrong(&ReplicaSetStrategy, set_with("c")).len(), 1);
+        let mut other = set_with("b");
+        other["spec"]["selector"] = json!({"matchLabels": {"x": "b"}});
+        assert_eq!(
+            wrong_update(&ReplicaSetStrategy, other, set_with("b")),
+            ["spec.selector: Invalid value: {\"matchLabels\":{\"x\":\"b\"}}: field is immutable"]
+        );
+    }
+}

@@ -121,3 +121,49 @@ fn update(errors: &mut Errors, new: &Value, old: &Value) {
         errors.forbidden(&Path::new("spec"), FIXED);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong, wrong_update};
+
+    fn stateful(extra: Value) -> Value {
+        let mut spec = json!({"serviceName": "s", "selector": {"matchLabels": {"a": "b"}}, "template": {
+            "metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "v"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]});
+        for (key, value) in extra.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        json!({"spec": spec})
+    }
+
+    #[test]
+    fn a_stateful_set_is_completed() {
+        let object = made(&StatefulSetStrategy, stateful(json!({})));
+        let spec = &object["spec"];
+        assert_eq!(
+            (&spec["podManagementPolicy"], &spec["updateStrategy"]["rollingUpdate"]["partition"]),
+            (&json!("OrderedReady"), &json!(0))
+        );
+        assert_eq!(spec["volumeClaimTemplates"][0]["kind"], "PersistentVolumeClaim");
+        assert_eq!(
+            spec["persistentVolumeClaimRetentionPolicy"],
+            json!({"whenDeleted": "Retain", "whenScaled": "Retain"})
+        );
+        assert!(wrong(&StatefulSetStrategy, stateful(json!({}))).is_empty());
+    }
+
+    #[test]
+    fn little_of_it_changes() {
+        let old = || stateful(json!({}));
+        let allowed = json!({"replicas": 3, "minReadySeconds": 5, "updateStrategy": {"type": "OnDelete"}});
+        assert!(wrong_update(&StatefulSetStrategy, stateful(allowed), old()).is_empty());
+        let lines = wrong_update(&StatefulSetStrategy, stateful(json!({"serviceName": "t"})), old());
+        assert_eq!(lines.len(), 1);
+        assert!(
+            lines[0].starts_with(
+                "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals'"
+            )
+        );
+    }
+}

@@ -88,3 +88,37 @@ fn spec(errors: &mut Errors, spec: &Value) {
     }
     job_spec(errors, &job_path, job, false);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong};
+
+    fn cron(schedule: &str, zone: Option<&str>) -> Value {
+        json!({"metadata": {"name": "c"}, "spec": {"schedule": schedule, "timeZone": zone, "jobTemplate": {"spec": {"template": {
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}}})
+    }
+
+    #[test]
+    fn a_cron_job_is_completed() {
+        let object = made(&CronJobStrategy, cron("* * * * *", None));
+        let spec = &object["spec"];
+        assert_eq!(
+            (&spec["concurrencyPolicy"], &spec["successfulJobsHistoryLimit"], &spec["failedJobsHistoryLimit"]),
+            (&json!("Allow"), &json!(3), &json!(1))
+        );
+        assert!(wrong(&CronJobStrategy, cron("*/5 * * * *", Some("UTC"))).is_empty());
+    }
+
+    #[test]
+    fn schedules_and_zones_must_exist() {
+        assert_eq!(wrong(&CronJobStrategy, cron("", None)), ["spec.schedule: Required value"]);
+        assert_eq!(
+            wrong(&CronJobStrategy, cron("* * * * *", Some("Mars/Base"))),
+            ["spec.timeZone: Invalid value: \"Mars/Base\": unknown time zone Mars/Base"]
+        );
+        let mut long = cron("@daily", None);
+        long["metadata"]["name"] = json!("a".repeat(53));
+        assert_eq!(wrong(&CronJobStrategy, long).len(), 1);
+    }
+}

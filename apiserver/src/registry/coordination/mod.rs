@@ -33,3 +33,22 @@ impl Strategy for LeaseStrategy {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::wrong;
+    use serde_json::json;
+
+    #[test]
+    fn durations_are_positive() {
+        assert!(wrong(&LeaseStrategy, json!({"spec": {"leaseDurationSeconds": 1, "leaseTransitions": 0}})).is_empty());
+        assert_eq!(
+            wrong(&LeaseStrategy, json!({"spec": {"leaseDurationSeconds": 0, "leaseTransitions": -1}})),
+            [
+                "spec.leaseDurationSeconds: Invalid value: 0: must be greater than zero",
+                "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0"
+            ]
+        );
+    }
+}

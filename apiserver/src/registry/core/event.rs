@@ -73,3 +73,33 @@ fn strict(errors: &mut Errors, object: &Value, create: bool) {
         errors.invalid(&Path::new("type"), "", format!("has invalid value: {}", text(object, "type")));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{testing::wrong, validation::lines};
+    use serde_json::json;
+
+    #[test]
+    fn an_event_lies_beside_its_subject() {
+        let event =
+            |own: &str, about: &str| json!({"metadata": {"namespace": own}, "involvedObject": {"namespace": about}});
+        assert!(wrong(&EventStrategy, event("a", "a")).is_empty());
+        assert!(wrong(&EventStrategy, event("default", "")).is_empty());
+        assert_eq!(
+            wrong(&EventStrategy, event("a", "b")),
+            ["involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"]
+        );
+        assert_eq!(EventStrategy.ttl_seconds(&json!({})), Some(3600));
+    }
+
+    #[test]
+    fn new_style_events_say_who_reports() {
+        let mut errors = Errors::new();
+        strict(&mut errors, &json!({"reportingComponent": "c", "action": "a", "reason": "r", "type": "Odd"}), true);
+        assert_eq!(
+            lines(errors.into_causes()),
+            ["reportingInstance: Required value", "type: Invalid value: \"\": has invalid value: Odd"]
+        );
+    }
+}

@@ -78,3 +78,35 @@ impl Strategy for NamespaceStrategy {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong, wrong_update};
+
+    #[test]
+    fn a_new_namespace_is_marked_and_active() {
+        let namespace = made(&NamespaceStrategy, json!({"metadata": {"name": "a"}}));
+        assert_eq!(
+            namespace,
+            json!({"metadata": {"name": "a", "labels": {NAME_LABEL: "a"}}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
+        );
+        assert!(!NamespaceStrategy.may_remove(&namespace));
+        assert!(NamespaceStrategy.may_remove(&json!({"spec": {"finalizers": []}})));
+    }
+
+    #[test]
+    fn finalizers_are_known_or_qualified_and_change_only_by_finalize() {
+        assert_eq!(
+            wrong(
+                &NamespaceStrategy,
+                json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["foo", "example.com/x"]}})
+            ),
+            [
+                "spec.finalizers: Invalid value: \"foo\": name is neither a standard finalizer name nor is it fully qualified"
+            ]
+        );
+        let named = |finalizers: Value| json!({"metadata": {"name": "a"}, "spec": {"finalizers": finalizers}});
+        assert!(wrong_update(&NamespaceStrategy, named(json!([])), named(json!([]))).is_empty());
+    }
+}

@@ -66,3 +66,34 @@ fn update(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
         errors.forbidden(&path.child("providerID"), "node updates may not change providerID except from \"\" to valid");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong, wrong_update};
+    use serde_json::json;
+
+    #[test]
+    fn capacity_and_pod_range_are_completed() {
+        let node =
+            made(&NodeStrategy, json!({"spec": {"podCIDR": "10.0.0.0/24"}, "status": {"capacity": {"cpu": "1"}}}));
+        assert_eq!(node["spec"]["podCIDRs"], json!(["10.0.0.0/24"]));
+        assert_eq!(node["status"]["allocatable"], json!({"cpu": "1"}));
+        let node = made(&NodeStrategy, json!({"spec": {"podCIDRs": ["10.0.0.0/24", "fd00::/64"]}}));
+        assert_eq!(node["spec"]["podCIDR"], "10.0.0.0/24");
+    }
+
+    #[test]
+    fn ranges_and_provider_stay() {
+        let node = |cidr: &str, provider: &str| json!({"spec": {"podCIDR": cidr, "providerID": provider}});
+        assert!(wrong_update(&NodeStrategy, node("10.0.0.0/24", "p"), node("", "")).is_empty());
+        assert_eq!(
+            wrong_update(&NodeStrategy, node("10.0.1.0/24", "q"), node("10.0.0.0/24", "p")),
+            [
+                "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
+                "spec.providerID: Forbidden: node updates may not change providerID except from \"\" to valid"
+            ]
+        );
+        assert_eq!(wrong(&NodeStrategy, json!({"spec": {"taints": [{"key": "a", "effect": "X"}]}})).len(), 1);
+    }
+}

@@ -141,3 +141,37 @@ fn update(errors: &mut Errors, new: &Value, old: &Value) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong, wrong_update};
+
+    fn volume(path: &str) -> Value {
+        json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": path}}})
+    }
+
+    #[test]
+    fn a_volume_is_completed() {
+        let object = made(&PersistentVolumeStrategy, volume("/a"));
+        assert_eq!(object["spec"]["persistentVolumeReclaimPolicy"], "Retain");
+        assert_eq!(object["spec"]["hostPath"], json!({"path": "/a", "type": ""}));
+        assert_eq!(object["status"], json!({"phase": "Pending"}));
+        assert!(wrong(&PersistentVolumeStrategy, volume("/a")).is_empty());
+    }
+
+    #[test]
+    fn a_volume_has_one_source_which_stays() {
+        assert_eq!(
+            wrong(
+                &PersistentVolumeStrategy,
+                json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}})
+            ),
+            ["spec: Required value: must specify a volume type"]
+        );
+        assert_eq!(
+            wrong_update(&PersistentVolumeStrategy, volume("/b"), volume("/a")),
+            ["spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation"]
+        );
+    }
+}

@@ -23,3 +23,18 @@ impl Strategy for PodTemplateStrategy {
         errors.into_causes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong};
+    use serde_json::json;
+
+    #[test]
+    fn the_template_is_completed_and_checked() {
+        let template =
+            made(&PodTemplateStrategy, json!({"template": {"spec": {"containers": [{"name": "c", "image": "i:1"}]}}}));
+        assert_eq!(template["template"]["spec"]["containers"][0]["imagePullPolicy"], "IfNotPresent");
+        assert_eq!(wrong(&PodTemplateStrategy, json!({})), ["template.spec.containers: Required value"]);
+    }
+}

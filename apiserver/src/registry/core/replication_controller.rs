@@ -84,3 +84,36 @@ pub fn workload_template(errors: &mut Errors, path: &Path<'_>, template: &Value,
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong};
+
+    fn controller() -> Value {
+        json!({"spec": {"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    }
+
+    #[test]
+    fn labels_of_the_template_are_selector_and_labels() {
+        let object = made(&ReplicationControllerStrategy, controller());
+        assert_eq!(object["spec"]["selector"], json!({"a": "b"}));
+        assert_eq!(object["metadata"]["labels"], json!({"a": "b"}));
+        assert_eq!((&object["spec"]["replicas"], &object["status"]), (&json!(1), &json!({"replicas": 0})));
+        assert!(wrong(&ReplicationControllerStrategy, controller()).is_empty());
+    }
+
+    #[test]
+    fn the_selector_must_match() {
+        let mut object = controller();
+        object["spec"]["selector"] = json!({"a": "c"});
+        object["spec"]["template"]["spec"]["activeDeadlineSeconds"] = json!(5);
+        assert_eq!(
+            wrong(&ReplicationControllerStrategy, object),
+            [
+                "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+                "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicationController is not Supported"
+            ]
+        );
+    }
+}

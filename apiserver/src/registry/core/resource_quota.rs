@@ -43,3 +43,30 @@ impl Strategy for ResourceQuotaStrategy {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{wrong, wrong_update};
+    use serde_json::json;
+
+    #[test]
+    fn names_amounts_and_scopes_are_checked() {
+        assert!(
+            wrong(
+                &ResourceQuotaStrategy,
+                json!({"spec": {"hard": {"pods": "1", "requests.cpu": "500m"}, "scopes": ["BestEffort"]}})
+            )
+            .is_empty()
+        );
+        assert_eq!(
+            wrong(&ResourceQuotaStrategy, json!({"spec": {"hard": {"pods": "500m"}, "scopes": ["X"]}})),
+            [
+                "spec.hard[pods]: Invalid value: \"500m\": must be an integer",
+                "spec.scopes: Invalid value: \"X\": unsupported scope"
+            ]
+        );
+        let scoped = |scope: &str| json!({"spec": {"scopes": [scope]}});
+        assert_eq!(wrong_update(&ResourceQuotaStrategy, scoped("Terminating"), scoped("BestEffort")).len(), 1);
+    }
+}

@@ -37,6 +37,10 @@ impl Strategy for EndpointSliceStrategy {
         ports(&mut errors, object);
         errors.into_causes()
     }
+
+    fn has_generation(&self, _object: &Value) -> bool {
+        true
+    }
 }
 
 fn endpoints(errors: &mut Errors, object: &Value, kind: &str) {

@@ -88,4 +88,27 @@ mod tests {
         assert!(IpAddressStrategy.validate_name("fd00::1", false).is_empty());
         assert!(!IpAddressStrategy.validate_name("fd00:0::1", false).is_empty());
     }
+
+    #[test]
+    fn ranges_stay_but_a_second_family_may_come() {
+        use crate::registry::testing::{wrong, wrong_update};
+        use serde_json::json;
+        let range = |cidrs: Value| json!({"spec": {"cidrs": cidrs}});
+        assert!(
+            wrong_update(
+                &ServiceCidrStrategy,
+                range(json!(["10.0.0.0/16", "fd00::/112"])),
+                range(json!(["10.0.0.0/16"]))
+            )
+            .is_empty()
+        );
+        assert_eq!(
+            wrong_update(&ServiceCidrStrategy, range(json!(["10.1.0.0/16"])), range(json!(["10.0.0.0/16"]))).len(),
+            1
+        );
+        assert_eq!(
+            wrong(&ServiceCidrStrategy, json!({"spec": {}})),
+            ["spec.cidrs: Required value: at least one CIDR required"]
+        );
+    }
 }

@@ -49,6 +49,10 @@ impl Strategy for PriorityClassStrategy {
         errors.into_causes()
     }
 
+    fn has_generation(&self, _object: &Value) -> bool {
+        true
+    }
+
     fn validate_delete(&self, _context: &RequestContext<'_>, object: &Value) -> Result<(), Status> {
         let own_name = name(object);
         if [SYSTEM_CLUSTER_CRITICAL.0, SYSTEM_NODE_CRITICAL.0].contains(&own_name) {
@@ -56,5 +60,28 @@ impl Strategy for PriorityClassStrategy {
             return Err(Status::forbidden("scheduling.k8s.io", "priorityclasses", own_name, why));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong, wrong_update};
+    use serde_json::json;
+
+    #[test]
+    fn system_classes_are_the_systems() {
+        let class = |name: &str, value: i64| json!({"metadata": {"name": name}, "value": value});
+        assert_eq!(made(&PriorityClassStrategy, class("a", 1))["preemptionPolicy"], "PreemptLowerPriority");
+        assert!(wrong(&PriorityClassStrategy, class("system-node-critical", 2_000_001_000)).is_empty());
+        assert_eq!(wrong(&PriorityClassStrategy, class("system-other", 1)).len(), 1);
+        assert_eq!(
+            wrong(&PriorityClassStrategy, class("a", 2_000_000_000)),
+            ["value: Forbidden: maximum allowed value of a user defined priority is 1000000000"]
+        );
+        assert_eq!(
+            wrong_update(&PriorityClassStrategy, class("a", 2), class("a", 1)),
+            ["value: Forbidden: may not be changed in an update."]
+        );
     }
 }

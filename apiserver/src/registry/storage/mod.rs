@@ -157,3 +157,39 @@ impl Strategy for VolumeAttributesClassStrategy {
         errors.into_causes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::testing::{made, wrong, wrong_update};
+
+    #[test]
+    fn storage_classes_are_completed_and_fixed() {
+        let class = |name: &str| json!({"provisioner": name});
+        let made = made(&StorageClassStrategy, class("example.com/x"));
+        assert_eq!((&made["reclaimPolicy"], &made["volumeBindingMode"]), (&json!("Delete"), &json!("Immediate")));
+        assert_eq!(wrong(&StorageClassStrategy, json!({})), ["provisioner: Required value"]);
+        assert_eq!(
+            wrong_update(&StorageClassStrategy, class("b.example/x"), class("a.example/x")),
+            ["provisioner: Forbidden: updates to parameters are forbidden."]
+        );
+    }
+
+    #[test]
+    fn drivers_nodes_and_attachments() {
+        let driver = made(&CsiDriverStrategy, json!({}));
+        assert_eq!(
+            (&driver["spec"]["attachRequired"], &driver["spec"]["volumeLifecycleModes"]),
+            (&json!(true), &json!(["Persistent"]))
+        );
+        assert_eq!(
+            wrong(&CsiNodeStrategy, json!({"spec": {"drivers": [{"name": "d"}]}})),
+            ["spec.drivers[0].nodeID: Required value"]
+        );
+        assert_eq!(
+            wrong(&VolumeAttachmentStrategy, json!({"spec": {"attacher": "a"}})),
+            ["spec.nodeName: Required value"]
+        );
+        assert_eq!(wrong(&VolumeAttributesClassStrategy, json!({"driverName": "d"})).len(), 1);
+    }
+}

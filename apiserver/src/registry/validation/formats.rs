@@ -12,10 +12,6 @@ const WILDCARD_SUBDOMAIN: &str = "a wildcard DNS-1123 subdomain must start with 
      '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
      'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-const C_IDENTIFIER: &str = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric \
-     characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is \
-     '[A-Za-z_][A-Za-z0-9_]*')";
-
 /// The message for text longer than a format allows.
 pub fn too_long(bytes_max: usize) -> String {
     format!("must be no more than {bytes_max} bytes")
@@ -105,13 +101,6 @@ pub fn env_var_name(text: &str) -> Vec<String> {
         return Vec::new();
     }
     vec!["a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()]
-}
-
-pub fn c_identifier(text: &str) -> Vec<String> {
-    let mut bytes = text.bytes();
-    let fits = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if fits { Vec::new() } else { vec![C_IDENTIFIER.to_owned()] }
 }
 
 /// An IANA service name, as container and target ports use.

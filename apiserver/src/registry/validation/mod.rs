@@ -101,11 +101,6 @@ impl Errors {
         self.push("FieldValueInvalid", path, message);
     }
 
-    pub fn type_invalid<'v>(&mut self, path: &Path<'_>, value: impl Into<Shown<'v>>, detail: &str) {
-        let message = with_detail(format!("Invalid value: {}", value.into()), detail);
-        self.push("FieldValueTypeInvalid", path, message);
-    }
-
     pub fn duplicate<'v>(&mut self, path: &Path<'_>, value: impl Into<Shown<'v>>) {
         self.push("FieldValueDuplicate", path, format!("Duplicate value: {}", value.into()));
     }

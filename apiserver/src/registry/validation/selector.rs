@@ -7,8 +7,6 @@ use serde_json::Value;
 use super::{Errors, Path, formats};
 use crate::registry::value::{entries, list, text};
 
-const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
-
 /// Checks a selector at `path`.
 pub fn label_selector(errors: &mut Errors, path: &Path<'_>, selector: &Value) {
     let match_labels = path.child("matchLabels");
@@ -78,11 +76,6 @@ fn matches_by<'a>(selector: &Value, label: impl Fn(&str) -> Option<&'a str>) -> 
 pub fn map_matches(selector: &Value, labels: &Value) -> bool {
     let Some(wanted) = selector.as_object() else { return false };
     !wanted.is_empty() && wanted.iter().all(|(key, want)| labels.get(key) == Some(want))
-}
-
-/// The operators of a label selector.
-pub fn operators() -> &'static [&'static str] {
-    &OPERATORS
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use skiff_client::Snapshot;
 use super::strategy::seconds;
 use crate::{
     admission::endpoint,
+    limits,
     options::{DeleteOptions, WriteOptions},
     registry::{
         endpoint::{Endpoint, EndpointRequest, EndpointResponse},
@@ -24,8 +25,6 @@ use crate::{
     warnings::Warnings,
 };
 
-/// Pods noted in a budget at once; more means the disruption controller is behind.
-const DISRUPTED_PODS_MAX: usize = 2000;
 /// What a refused client is told to wait.
 const RETRY_SECONDS: i32 = 10;
 
@@ -183,7 +182,7 @@ fn take(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
             "pdb disruptions allowed is negative",
         ));
     }
-    if entries(&budget["status"], "disruptedPods").count() > DISRUPTED_PODS_MAX {
+    if entries(&budget["status"], "disruptedPods").count() > limits::DISRUPTED_PODS_MAX {
         return Err(Status::forbidden(
             "policy",
             "poddisruptionbudget",
