@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skiff_api::GroupVersionResource;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Client, ClientError, EventRecord, EventType, Patch,
     event_correlator::{EventCorrelator, Series, Verdict},
-    limits::{EVENT_ATTEMPTS_MAX, EVENT_QUEUE_LEN},
+    limits::{EVENT_ATTEMPTS_MAX, EVENT_QUEUE_LEN, EVENT_WRITES_IN_FLIGHT_MAX},
     work_queue::backoff,
 };
 
@@ -88,12 +89,15 @@ impl EventSink {
     /// Writes events until every recorder is gone or `token` is cancelled.
     pub async fn run(mut self, token: CancellationToken) {
         let mut correlator = EventCorrelator::default();
+        let mut writing = FuturesUnordered::new();
         loop {
+            let has_room = writing.len() < EVENT_WRITES_IN_FLIGHT_MAX;
             let reported = tokio::select! {
                 () = token.cancelled() => return,
-                reported = self.queue.recv() => match reported {
+                Some(()) = writing.next() => continue,
+                reported = self.queue.recv(), if has_room => match reported {
                     Some(reported) => reported,
-                    None => return,
+                    None => break,
                 },
             };
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
@@ -101,52 +105,53 @@ impl EventSink {
                 tracing::warn!(component = "events", dropped, "event queue was full");
             }
             let Verdict::Write(mut series) = correlator.correlate(&reported) else { continue };
-            let written = tokio::select! {
-                () = token.cancelled() => return,
-                written = self.write(&reported, &mut series) => written,
-            };
-            match written {
-                Ok(()) => correlator.written(*series),
-                Err(error) => {
-                    tracing::warn!(component = "events", reason = reported.record.reason, %error, "event not written");
-                }
+            if series.name.is_empty() {
+                series.name = format!("{}.{:x}", reported.record.regarding.name, reported.at.as_nanosecond());
             }
+            // Repeats that come while this one is being written count on the same object.
+            correlator.written(Series::clone(&series));
+            writing.push(write(&self.client, reported, series));
+        }
+        while writing.next().await.is_some() {}
+    }
+}
+
+async fn write(client: &Client, reported: Reported, series: Box<Series>) {
+    for attempt in 0..EVENT_ATTEMPTS_MAX {
+        let error = match write_once(client, &reported, &series).await {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        let reason = &reported.record.reason;
+        match error {
+            ClientError::Transport { .. } if attempt + 1 < EVENT_ATTEMPTS_MAX => {
+                tokio::time::sleep(backoff(Duration::from_millis(250), Duration::from_secs(10), attempt)).await;
+            }
+            // The namespace is going away: nobody will miss the event.
+            error if error.reason() == Some(skiff_api::Reason::Forbidden) => {
+                return tracing::debug!(component = "events", reason, %error, "event refused");
+            }
+            error => return tracing::warn!(component = "events", reason, %error, "event not written"),
         }
     }
+}
 
-    async fn write(&self, reported: &Reported, series: &mut Series) -> Result<(), ClientError> {
-        for attempt in 0.. {
-            let result = self.write_once(reported, series).await;
-            match result {
-                Err(ClientError::Transport { .. }) if attempt + 1 < EVENT_ATTEMPTS_MAX => {
-                    tokio::time::sleep(backoff(Duration::from_millis(250), Duration::from_secs(10), attempt)).await;
-                }
-                // The namespace is going away: nobody will miss the event.
-                Err(error) if error.reason() == Some(skiff_api::Reason::Forbidden) => {
-                    tracing::debug!(component = "events", %error, "event refused");
-                    return Ok(());
-                }
-                other => return other,
-            }
+async fn write_once(client: &Client, reported: &Reported, series: &Series) -> Result<(), ClientError> {
+    let namespace = namespace(&reported.record);
+    if series.count > 1 {
+        let body = json!({
+            "count": series.count,
+            "lastTimestamp": seconds(reported.at),
+            "message": series.message,
+        });
+        match client.patch(&EVENTS, Some(namespace), &series.name, None, &Patch::Strategic(body)).await {
+            Err(error) if error.is_not_found() => {}
+            other => return other.map(drop),
         }
-        Ok(())
     }
-
-    async fn write_once(&self, reported: &Reported, series: &mut Series) -> Result<(), ClientError> {
-        let namespace = namespace(&reported.record);
-        if series.count > 1 && !series.name.is_empty() {
-            let body = json!({
-                "count": series.count,
-                "lastTimestamp": seconds(reported.at),
-                "message": series.message,
-            });
-            match self.client.patch(&EVENTS, Some(namespace), &series.name, None, &Patch::Strategic(body)).await {
-                Err(error) if error.is_not_found() => {}
-                other => return other.map(drop),
-            }
-        }
-        series.name = format!("{}.{:x}", reported.record.regarding.name, reported.at.as_nanosecond());
-        self.client.create(&EVENTS, Some(namespace), &body(reported, series)).await.map(drop)
+    match client.create(&EVENTS, Some(namespace), &body(reported, series)).await {
+        Err(error) if error.is_already_exists() => Ok(()),
+        other => other.map(drop),
     }
 }
 

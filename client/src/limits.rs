@@ -21,7 +21,9 @@ pub const REFLECTOR_BACKOFF_MIN: Duration = Duration::from_millis(200);
 pub const REFLECTOR_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Events waiting to be written; when full, the newest is dropped and counted.
-pub const EVENT_QUEUE_LEN: usize = 1000;
+pub const EVENT_QUEUE_LEN: usize = 4096;
+/// Events written at the same time; beyond that they wait in the queue.
+pub const EVENT_WRITES_IN_FLIGHT_MAX: usize = 16;
 /// Series an event recorder remembers; the least recently used is forgotten,
 /// which at worst writes a new Event object instead of raising a count.
 pub const EVENT_SERIES_MAX: usize = 4096;
