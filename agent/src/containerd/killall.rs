@@ -30,11 +30,6 @@ pub async fn kill_all(config: &ContainerdConfig, cgroup_root: &str, pods_dir: &P
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
             }
         }
-        // A parent of our own is nobody else's; the host's root is never ours.
-        let own = cgroup_root.trim_end_matches('/');
-        if !own.is_empty() && cgroups.processes(own).is_empty() {
-            cgroups.remove(own)?;
-        }
     }
     for directory in [&config.state, &config.root, &pods_dir.to_path_buf()] {
         for point in mount::mounts_below(directory).map_err(AgentError::io("list mounts below", directory))? {

@@ -152,10 +152,30 @@ fn line_of(text: &str, key: &str) -> usize {
 fn hint(name: &str) -> String {
     let plain = |text: &str| text.replace(['-', '_'], "");
     let near = FLAGS.iter().find(|flag| {
-        plain(flag.name) == plain(name)
+        differ_by_at_most_two(&plain(flag.name), &plain(name))
             || (name.len() > 3 && (flag.name.starts_with(name) || name.starts_with(flag.name)))
     });
     near.map(|flag| format!("; did you mean \"{}\"?", flag.name)).unwrap_or_default()
+}
+
+/// Whether two letters added, dropped or exchanged turn one into the other;
+/// short names would resemble everything and must be the same.
+fn differ_by_at_most_two(a: &str, b: &str) -> bool {
+    if a.len().min(b.len()) < 5 {
+        return a == b;
+    }
+    let b: Vec<char> = b.chars().collect();
+    // Edit distances of the letters of `a` so far to every beginning of `b`.
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (line, letter) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], line + 1);
+        for (column, other) in b.iter().enumerate() {
+            let exchanged = diagonal + usize::from(letter != *other);
+            diagonal = row[column + 1];
+            row[column + 1] = exchanged.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[b.len()] <= 2
 }
 
 #[cfg(test)]
@@ -167,6 +187,13 @@ mod tests {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
         path
+    }
+
+    #[test]
+    fn slips_of_the_finger_are_recognised() {
+        assert!(hint("clster-cidr").contains("\"cluster-cidr\""));
+        assert!(hint("tls_sans").contains("\"tls-san\""));
+        assert_eq!(hint("colour"), "");
     }
 
     #[test]
