@@ -48,10 +48,13 @@ ip netns list | grep cni || true
             ["link eth0", "link foreign0", "link foreign1", "link lo", "mount /run/foreign", "nft table inet foreign"];
         let expected: BTreeSet<String> = expected.iter().map(|line| (*line).to_owned()).collect();
         let here: Vec<String> = agent.processes()?.into_iter().map(|(_, line)| line).collect();
-        let skiff: Vec<&String> = here
-            .iter()
-            .filter(|line| line.contains("skiff") || line.contains("containerd") || line.contains("infinity"))
-            .collect();
+        let ours = |line: &&String| {
+            line.contains("containerd")
+                || line.contains("infinity")
+                || line.starts_with("/pause")
+                || line.contains(" agent --")
+        };
+        let skiff: Vec<&String> = here.iter().filter(ours).collect();
         ensure!(here.iter().any(|line| line == "sleep 4321"), "the foreign process lives: {here:?}");
         let unexpected: Vec<_> =
             left.difference(&expected).filter(|line| !line.starts_with("mount /run/netns")).collect();
