@@ -35,12 +35,16 @@ pub const DEAD_CONTAINERS_KEPT: usize = 1;
 
 /// Safety net under the event stream.
 pub const RELIST_PERIOD: Duration = Duration::from_secs(60);
+/// When the last complete look is older, the node is not healthy.
+pub const RELIST_AGE_MAX: Duration = Duration::from_secs(180);
 /// Full status of this node at least this often.
 pub const NODE_STATUS_PERIOD: Duration = Duration::from_secs(300);
 /// How often node conditions and images are looked at.
 pub const NODE_CHECK_PERIOD: Duration = Duration::from_secs(10);
 /// The same while the node is not ready yet.
 pub const NODE_CHECK_STARTING: Duration = Duration::from_millis(250);
+/// A runtime that is silent for longer makes the node unready.
+pub const RUNTIME_SILENCE_MAX: Duration = Duration::from_secs(30);
 pub const LEASE_DURATION_SECONDS: i32 = 40;
 pub const LEASE_RENEW_PERIOD: Duration = Duration::from_secs(10);
 /// Images named in the node status.

@@ -18,7 +18,7 @@ use std::{
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -44,7 +44,9 @@ pub struct Pleg {
     wake: Wake,
     tasks: TaskTracker,
     state: Mutex<State>,
-    healthy: AtomicBool,
+    /// Whether the last question was answered, for the log.
+    answering: AtomicBool,
+    last_relist: Mutex<Option<Instant>>,
     /// Counts changes, for those who wait for one.
     changes: watch::Sender<u64>,
 }
@@ -56,7 +58,8 @@ impl Pleg {
             wake,
             tasks,
             state: Mutex::default(),
-            healthy: AtomicBool::new(false),
+            answering: AtomicBool::new(true),
+            last_relist: Mutex::default(),
             changes: watch::Sender::new(0),
         })
     }
@@ -86,9 +89,9 @@ impl Pleg {
         }
     }
 
-    /// Whether the runtime answered the last look.
+    /// Whether everything was looked at not long ago.
     pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
+        self.last_relist.lock().is_some_and(|at| at.elapsed() < limits::RELIST_AGE_MAX)
     }
 
     /// Looks at one pod now.
@@ -158,7 +161,10 @@ impl Pleg {
     /// Looks at everything and wakes the pods that changed.
     pub async fn relist(&self) -> Result<(), CriError> {
         let result = self.relist_inner().await;
-        self.healthy.store(result.is_ok(), Ordering::Relaxed);
+        if result.is_ok() {
+            self.answering.store(true, Ordering::Relaxed);
+            *self.last_relist.lock() = Some(Instant::now());
+        }
         result
     }
 
@@ -195,12 +201,12 @@ impl Pleg {
         let follow = async {
             loop {
                 if let Err(error) = self.follow().await {
-                    tracing::warn!(component = "pleg", %error, "event stream interrupted");
+                    self.note_failure("event stream interrupted", &error);
                 }
                 // The stream ends when containerd is restarted; events may have been missed.
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 if let Err(error) = self.relist().await {
-                    tracing::warn!(component = "pleg", %error, "relist");
+                    self.note_failure("relist", &error);
                 }
             }
         };
@@ -208,7 +214,7 @@ impl Pleg {
             loop {
                 tokio::time::sleep(limits::RELIST_PERIOD).await;
                 if let Err(error) = self.relist().await {
-                    tracing::warn!(component = "pleg", %error, "relist");
+                    self.note_failure("relist", &error);
                 }
             }
         };
@@ -216,6 +222,15 @@ impl Pleg {
             () = token.cancelled() => {}
             () = follow => {}
             () = net => {}
+        }
+    }
+
+    /// Says once that the runtime does not answer, not with every attempt.
+    fn note_failure(&self, what: &str, error: &CriError) {
+        if self.answering.swap(false, Ordering::Relaxed) {
+            tracing::warn!(component = "pleg", %error, "{what}; looking again until the runtime answers");
+        } else {
+            tracing::debug!(component = "pleg", %error, "{what}");
         }
     }
 
@@ -245,6 +260,8 @@ impl Pleg {
 
     async fn follow_native(self: &Arc<Self>) -> Result<(), CriError> {
         let mut stream = self.cri.native_events().await?;
+        // What happened before the subscription has no event.
+        self.relist().await?;
         while let Some(envelope) = stream.next().await {
             let envelope = envelope.map_err(CriError::call("subscribe"))?;
             let Some(event) = envelope.event else { continue };
@@ -293,7 +310,7 @@ impl Pleg {
             None => self.relist().await,
         };
         if let Err(error) = result {
-            tracing::warn!(component = "pleg", container, %error, "look at container");
+            tracing::debug!(component = "pleg", container, %error, "look at container");
         }
     }
 }

@@ -33,12 +33,6 @@ pub fn bind_mount_fd(source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
     bind_mount(Path::new(&format!("/proc/self/fd/{}", source.as_raw_fd())), target, false)
 }
 
-/// Makes mounts below `target` propagate both ways, as mounts made by pods need.
-pub fn make_shared(target: &Path) -> io::Result<()> {
-    let flags = MsFlags::MS_SHARED | MsFlags::MS_REC;
-    mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(io::Error::from)
-}
-
 /// Detaches a mount; the kernel finishes it when the last user is gone.
 pub fn unmount(target: &Path) -> io::Result<()> {
     match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
@@ -62,8 +56,7 @@ pub fn supports_overlay(directory: &Path) -> bool {
     let base = directory.join(format!(".overlay-{}", std::process::id()));
     let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| base.join(name));
     let made = [&lower, &upper, &work, &merged].into_iter().all(|path| std::fs::create_dir_all(path).is_ok());
-    let options =
-        format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
     let works = made
         && mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str())).is_ok()
         && unmount(&merged).is_ok();

@@ -32,7 +32,11 @@ pub fn executable(pid: u32) -> Option<std::path::PathBuf> {
 /// The arguments a process was started with.
 pub fn arguments(pid: u32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes.split(|byte| *byte == 0).filter(|arg| !arg.is_empty()).map(|arg| String::from_utf8_lossy(arg).into()).collect()
+    bytes
+        .split(|byte| *byte == 0)
+        .filter(|arg| !arg.is_empty())
+        .map(|arg| String::from_utf8_lossy(arg).into())
+        .collect()
 }
 
 /// Asks a process to end (SIGTERM). A process that is gone is success.
@@ -66,9 +70,8 @@ pub async fn wait_for_exit(pid: u32) -> io::Result<()> {
     };
     // SAFETY: the descriptor is owned by the `AsyncFd` and closed only when that is dropped, and
     // nobody else closes it or swaps it, so it stays valid for as long as it is registered.
-    let registered = unsafe {
-        tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE)
-    };
+    let registered =
+        unsafe { tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE) };
     let ready = registered.map_err(io::Error::from)?;
     ready.readable().await.map(drop)
 }
@@ -78,6 +81,12 @@ pub fn has_capability(number: u32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & (1 << number) != 0)
+}
+
+/// Whether our user ids are not those of the machine.
+pub fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.is_empty() && map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
 }
 
 /// `CAP_SYS_RESOURCE`: needed to lower `oom_score_adj`.

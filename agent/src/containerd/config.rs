@@ -33,10 +33,12 @@ pub struct ContainerdConfig {
 /// What the running system adds to the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detected {
-    /// First number of containerd's version.
-    pub major: u64,
+    /// First two numbers of containerd's version.
+    pub version: (u64, u64),
     pub snapshotter: String,
     pub runc: PathBuf,
+    /// We are root only in our own user namespace, where some kernel settings are read-only.
+    pub in_user_namespace: bool,
     /// Lowering `oom_score_adj` is refused to us, so it must not be tried.
     pub restrict_oom_score_adj: bool,
 }
@@ -82,7 +84,7 @@ impl ContainerdConfig {
 
     /// The text of the configuration file.
     pub(super) fn render(&self, detected: &Detected) -> String {
-        if detected.major >= 2 { self.render_v3(detected) } else { self.render_v2(detected) }
+        if detected.version.0 >= 2 { self.render_v3(detected) } else { self.render_v2(detected) }
     }
 
     fn common(&self, version: u32) -> String {
@@ -102,14 +104,15 @@ impl ContainerdConfig {
         let _ = write!(
             text,
             "[{cri}]\nstream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n\
-             sandbox_image = {image}\nrestrict_oom_score_adj = {restrict}\nenable_unprivileged_ports = true\n\
-             enable_unprivileged_icmp = true\ntolerate_missing_hugetlb_controller = true\n\n\
+             sandbox_image = {image}\nrestrict_oom_score_adj = {restrict}\nenable_unprivileged_ports = {sysctls}\n\
+             enable_unprivileged_icmp = {sysctls}\ntolerate_missing_hugetlb_controller = true\n\n\
              [{cri}.cni]\nbin_dir = {bin}\nconf_dir = {conf}\n\n\
              [{cri}.containerd]\nsnapshotter = {snapshotter}\ndefault_runtime_name = \"runc\"\n\
              disable_snapshot_annotations = true\n\n{runtime}\
              [{cri}.registry]\nconfig_path = {certs}\n",
             image = quote(&self.sandbox_image),
             restrict = detected.restrict_oom_score_adj,
+            sysctls = !detected.in_user_namespace,
             bin = quote(&self.cni_bin_dir),
             conf = quote(&self.cni_conf_dir),
             snapshotter = quote(&detected.snapshotter),
@@ -122,6 +125,11 @@ impl ContainerdConfig {
     fn render_v3(&self, detected: &Detected) -> String {
         let runtime = "plugins.\"io.containerd.cri.v1.runtime\"";
         let images = "plugins.\"io.containerd.cri.v1.images\"";
+        // 2.1 made a list of it, and later releases refuse the old name.
+        let bin = match detected.version {
+            (2, 0) => format!("bin_dir = {}", quote(&self.cni_bin_dir)),
+            _ => format!("bin_dirs = [{}]", quote(&self.cni_bin_dir)),
+        };
         let mut text = self.common(3);
         let _ = write!(
             text,
@@ -129,13 +137,14 @@ impl ContainerdConfig {
              stream_server_port = \"0\"\n\n\
              [{images}]\nsnapshotter = {snapshotter}\ndisable_snapshot_annotations = true\n\n\
              [{images}.pinned_images]\nsandbox = {image}\n\n[{images}.registry]\nconfig_path = {certs}\n\n\
-             [{runtime}]\nrestrict_oom_score_adj = {restrict}\nenable_unprivileged_ports = true\n\
-             enable_unprivileged_icmp = true\ntolerate_missing_hugetlb_controller = true\n\n\
-             [{runtime}.cni]\nbin_dir = {bin}\nconf_dir = {conf}\n\n\
+             [{runtime}]\nrestrict_oom_score_adj = {restrict}\nenable_unprivileged_ports = {sysctls}\n\
+             enable_unprivileged_icmp = {sysctls}\ntolerate_missing_hugetlb_controller = true\n\n\
+             [{runtime}.cni]\n{bin}\nconf_dir = {conf}\n\n\
              [{runtime}.containerd]\ndefault_runtime_name = \"runc\"\n\n{options}",
             image = quote(&self.sandbox_image),
             restrict = detected.restrict_oom_score_adj,
-            bin = quote(&self.cni_bin_dir),
+            sysctls = !detected.in_user_namespace,
+            bin = bin,
             conf = quote(&self.cni_conf_dir),
             snapshotter = quote(&detected.snapshotter),
             certs = quote(&self.registry_config_dir),
@@ -174,19 +183,21 @@ fn quote(text: impl AsRef<std::ffi::OsStr>) -> String {
     quoted
 }
 
-/// The first number of the answer of `containerd --version`.
-pub(super) fn parse_major(version_output: &str) -> Option<u64> {
+/// The first two numbers in the answer of `containerd --version`.
+pub(super) fn parse_version(version_output: &str) -> Option<(u64, u64)> {
     let word = version_output.split_whitespace().nth(2)?;
-    word.trim_start_matches('v').split('.').next()?.parse().ok()
+    let mut numbers = word.trim_start_matches('v').split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn detected(major: u64) -> Detected {
+    fn detected(version: (u64, u64)) -> Detected {
         Detected {
-            major,
+            version,
+            in_user_namespace: false,
             snapshotter: "overlayfs".into(),
             runc: PathBuf::from("/x/runc"),
             restrict_oom_score_adj: true,
@@ -195,18 +206,20 @@ mod tests {
 
     #[test]
     fn version_output_of_distributions_and_upstream_is_understood() {
-        assert_eq!(parse_major("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1"), Some(1));
-        assert_eq!(parse_major("containerd github.com/containerd/containerd/v2 v2.1.4 75cb2b7"), Some(2));
-        assert_eq!(parse_major("garbage"), None);
+        assert_eq!(parse_version("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1"), Some((1, 6)));
+        assert_eq!(parse_version("containerd github.com/containerd/containerd/v2 v2.1.4 75cb2b7"), Some((2, 1)));
+        assert_eq!(parse_version("garbage"), None);
     }
 
     #[test]
     fn each_release_line_gets_its_format_with_all_settings() {
         let config = ContainerdConfig::below(Path::new("/d"), Path::new("/r"));
-        let old = config.render(&detected(1));
+        let old = config.render(&detected((1, 6)));
         assert!(old.starts_with("version = 2\n") && old.contains("sandbox_image = \"skiff/system:latest\""));
-        let new = config.render(&detected(2));
+        let new = config.render(&detected((2, 1)));
         assert!(new.starts_with("version = 3\n") && new.contains("pinned_images]\nsandbox = "));
+        assert!(new.contains("bin_dirs = [\"/d/agent/cni/bin\"]"));
+        assert!(config.render(&detected((2, 0))).contains("bin_dir = \"/d/agent/cni/bin\""));
         for text in [old, new] {
             assert!(text.contains("restrict_oom_score_adj = true"));
             assert!(text.contains("BinaryName = \"/x/runc\""));

@@ -15,7 +15,7 @@ use std::{
 use skiff_host::process;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{ContainerdConfig, Detected, parse_major};
+use super::config::{ContainerdConfig, Detected, parse_version};
 use crate::{AgentError, cri::Cri, limits};
 
 /// A running containerd.
@@ -137,8 +137,8 @@ fn find(config: &ContainerdConfig, name: &str) -> Result<PathBuf, AgentError> {
 fn detect(config: &ContainerdConfig, program: &Path) -> Result<Detected, AgentError> {
     let output = Command::new(program).arg("--version").output().map_err(AgentError::io("run", program))?;
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
-    let major =
-        parse_major(&output).ok_or_else(|| AgentError::Containerd(format!("version not understood: {output:?}")))?;
+    let version =
+        parse_version(&output).ok_or_else(|| AgentError::Containerd(format!("version not understood: {output:?}")))?;
     find(config, "containerd-shim-runc-v2")?;
     let restrict_oom_score_adj = !process::has_capability(process::CAP_SYS_RESOURCE);
     if restrict_oom_score_adj {
@@ -153,7 +153,8 @@ fn detect(config: &ContainerdConfig, program: &Path) -> Result<Detected, AgentEr
         tracing::warn!(component = "containerd", root = %config.root.display(),
             "overlayfs does not work here: falling back to the native snapshotter, which copies files");
     }
-    Ok(Detected { major, snapshotter, runc: find(config, "runc")?, restrict_oom_score_adj })
+    let in_user_namespace = process::in_user_namespace();
+    Ok(Detected { version, snapshotter, runc: find(config, "runc")?, in_user_namespace, restrict_oom_score_adj })
 }
 
 fn prepare(config: &ContainerdConfig, text: &str) -> Result<(), AgentError> {

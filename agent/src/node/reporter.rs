@@ -31,6 +31,8 @@ pub struct NodeReporter {
     /// Wakes the reporter before its time.
     pub changed: Arc<Notify>,
     runtime: Option<v1::VersionResponse>,
+    /// What the runtime said last, and when: a short silence (a restart) does not make the node unready.
+    runtime_status: Option<(v1::StatusResponse, Instant)>,
     written: Option<(NodeStatus, Instant)>,
     ready: Option<bool>,
 }
@@ -43,6 +45,7 @@ impl NodeReporter {
             events,
             changed: Arc::new(Notify::new()),
             runtime: None,
+            runtime_status: None,
             written: None,
             ready: None,
         }
@@ -134,14 +137,19 @@ impl NodeReporter {
         if self.runtime.is_none() {
             self.runtime = context.cri.version().await.ok();
         }
-        let runtime_status = context.cri.status().await.ok();
+        match context.cri.status().await {
+            Ok(status) => self.runtime_status = Some((status, Instant::now())),
+            Err(error) => {
+                tracing::debug!(component = "node", %error, "status of the runtime");
+                // It may come back in another version.
+                self.runtime = None;
+            }
+        }
+        let fresh = self.runtime_status.as_ref().filter(|(_, at)| at.elapsed() < limits::RUNTIME_SILENCE_MAX);
+        let runtime_status = fresh.map(|(status, _)| status.clone());
         let network =
             runtime_condition(runtime_status.as_ref(), "NetworkReady").is_some_and(|condition| condition.status);
         context.network_ready.store(network, Ordering::Relaxed);
-        if runtime_status.is_none() {
-            // It may come back in another version.
-            self.runtime = None;
-        }
         let images = context.cri.list_images().await.unwrap_or_default();
         node_status(&NodeFactsInput {
             config: &context.config,

@@ -110,6 +110,39 @@ async fn grpc(ip: IpAddr, port: u16, service: String) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    use health::health_check_response::ServingStatus;
+
+    struct Health;
+
+    #[tonic::async_trait]
+    impl health::health_server::Health for Health {
+        async fn check(
+            &self,
+            request: tonic::Request<health::HealthCheckRequest>,
+        ) -> Result<tonic::Response<health::HealthCheckResponse>, tonic::Status> {
+            let status = match request.into_inner().service.as_str() {
+                "" => ServingStatus::Serving,
+                "down" => ServingStatus::NotServing,
+                _ => return Err(tonic::Status::not_found("unknown service")),
+            };
+            Ok(tonic::Response::new(health::HealthCheckResponse { status: status as i32 }))
+        }
+    }
+
+    #[tokio::test]
+    async fn grpc_health_is_asked_per_service() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let service = health::health_server::HealthServer::new(Health);
+        let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+        tokio::spawn(server);
+        let ask = |service: &str| grpc(address.ip(), address.port(), service.to_owned());
+        assert_eq!(ask("").await, Ok(()));
+        assert!(ask("down").await.unwrap_err().contains("NOT_SERVING"));
+        assert!(ask("other").await.unwrap_err().contains("unknown service"));
+    }
+
     #[test]
     fn ports_are_found_by_number_and_name() {
         let container: Container =
