@@ -3,10 +3,14 @@
 use std::{convert::Infallible, net::SocketAddr, pin::Pin, sync::Arc};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use futures_util::Future;
-use http::{Request, Response};
+use http::{Method, Request, Response, header};
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::{Body as _, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -118,8 +122,10 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let (handler, info) = (Arc::clone(&handler), Arc::clone(&info));
         async move {
+            let head = request.method() == Method::HEAD;
             let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-            Ok::<_, Infallible>(handler(request, info).await)
+            let response = handler(request, info).await;
+            Ok::<_, Infallible>(if head { without_body(response) } else { response })
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -140,5 +146,28 @@ where
     };
     if let Err(error) = result {
         tracing::debug!(component = "apiserver", %error, "connection ended");
+    }
+}
+
+/// The answer to HEAD: all headers of GET, the length among them, and no byte
+/// of the body (in HTTP/2 a frame of it would be a protocol error).
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(parts, crate::body::full(Bytes::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_keeps_headers_and_length_but_no_body() {
+        let response = without_body(crate::body::response(200, "text/plain", "twelve bytes"));
+        assert_eq!(response.headers()[header::CONTENT_LENGTH], "12");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain");
+        assert!(response.body().is_end_stream());
     }
 }

@@ -1,6 +1,9 @@
 //! Messages of the schema table as JSON schemas.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value, json};
 use skiff_api::{
@@ -8,7 +11,7 @@ use skiff_api::{
     schema::{Field, Kind, ListType, MessageId, Scalar, Schema},
 };
 
-use super::names;
+use super::{descriptions::Descriptions, names};
 
 /// Which OpenAPI the schema is for; they differ in how references are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +35,18 @@ pub struct Collector {
     done: BTreeMap<String, Value>,
     seen: BTreeSet<MessageId>,
     open: Vec<MessageId>,
+    descriptions: Arc<Descriptions>,
 }
 
 impl Collector {
     pub fn new(dialect: Dialect) -> Collector {
-        Collector { dialect, done: BTreeMap::new(), seen: BTreeSet::new(), open: Vec::new() }
+        Collector {
+            dialect,
+            done: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            open: Vec::new(),
+            descriptions: Descriptions::shared(),
+        }
     }
 
     /// Adds the schema of a row's kind and list; returns their component names.
@@ -137,7 +147,12 @@ impl Collector {
             }
             properties.insert(field.json.clone().into_owned(), self.field(field));
         }
+        let component = names::message(&schema.get(id).package, &schema.get(id).name);
+        self.describe(&component, &mut properties);
         let mut object = json!({"type": "object", "properties": properties});
+        if let Some(text) = self.descriptions.of(&component) {
+            object["description"] = text.into();
+        }
         if !required.is_empty() {
             object["required"] = required.into();
         }
@@ -145,6 +160,17 @@ impl Collector {
             object["x-kubernetes-map-type"] = "atomic".into();
         }
         object
+    }
+
+    /// Adds the descriptions of fields; a bare reference takes none, so it is wrapped in OpenAPI v3.
+    fn describe(&self, component: &str, properties: &mut Map<String, Value>) {
+        for (name, schema) in properties.iter_mut() {
+            let Some(text) = self.descriptions.of_field(component, name) else { continue };
+            if self.dialect == Dialect::V3 && schema.get("$ref").is_some() {
+                *schema = json!({"allOf": [schema.take()]});
+            }
+            schema["description"] = text.into();
+        }
     }
 
     fn field(&mut self, field: &Field) -> Value {
