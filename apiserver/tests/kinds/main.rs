@@ -8,4 +8,5 @@ mod harness;
 mod access;
 mod bootstrap;
 mod pods;
+mod policies;
 mod services;
