@@ -35,7 +35,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     Body, ClientError, Transport,
-    limits::{CONNECT_WAIT_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_WAIT_MAX, RESPONSE_HEAD_WAIT_MAX, TOKEN_FILE_AGE_MAX},
+    limits::{
+        CONNECT_WAIT_MAX, CONNECTION_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_WAIT_MAX, RESPONSE_HEAD_WAIT_MAX,
+        STREAM_WINDOW_BYTES, TOKEN_FILE_AGE_MAX,
+    },
 };
 
 /// A byte stream to a server.
@@ -258,7 +261,10 @@ fn hyper_client(connector: Connector) -> Hyper {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .http2_keep_alive_timeout(KEEP_ALIVE_WAIT_MAX)
         .http2_keep_alive_while_idle(true)
-        .http2_adaptive_window(true)
+        // Watches bring many small frames that wait their turn. What is allowed of those follows the
+        // window, and exceeding it would end all watches of the connection at once.
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
         .build(connector)
 }
 

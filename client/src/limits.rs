@@ -37,5 +37,8 @@ pub const RESPONSE_HEAD_WAIT_MAX: Duration = Duration::from_secs(65);
 /// A silent HTTP/2 connection is probed this often, and given up when the probe is not answered.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 pub const KEEP_ALIVE_WAIT_MAX: Duration = Duration::from_secs(15);
+/// What the server may send ahead of our reading: on one HTTP/2 connection, and on one stream of it.
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+pub const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// A token file is read again after this long.
 pub const TOKEN_FILE_AGE_MAX: Duration = Duration::from_secs(60);
