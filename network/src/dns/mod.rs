@@ -5,7 +5,7 @@
 //! - [`corefile`] reads the file, [`setup`] decides what it means,
 //!   [`chain`] is one server's plugins, [`server`] the sockets.
 //! - [`index`] holds the cluster as DNS looks it up; [`kubernetes`] answers.
-//! - [`message`] and [`name`] are the codec.
+//! - [`message`], `wire` and [`name`] are the codec.
 
 pub mod cache;
 pub mod chain;
@@ -27,6 +27,7 @@ pub mod setup;
 pub mod sources;
 pub mod template;
 pub mod watch;
+mod wire;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
