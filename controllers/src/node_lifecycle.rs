@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use skiff_api::GroupResource;
+use skiff_api::{GroupResource, Object};
 use skiff_client::{Context, Controller, ObjectRef, Outcome, Snapshot, Trigger};
 
 use crate::{
@@ -72,7 +72,16 @@ impl Controller for NodeLifecycleController {
 
     fn triggers(&self) -> Vec<Trigger> {
         vec![
-            Trigger::itself::<Node>(),
+            Trigger::new::<Node>(|new, old, world| {
+                let Some(node) = new.or(old) else { return Vec::new() };
+                let mut keys = vec![ObjectRef::of(node)];
+                // Whether anything else runs decides about evictions everywhere.
+                if new.map(is_ready_object) != old.map(is_ready_object) {
+                    let nodes = world.store_of::<Node>().map(|store| store.list(None)).unwrap_or_default();
+                    keys.extend(nodes.iter().map(|node| ObjectRef::of(node)));
+                }
+                keys
+            }),
             Trigger::new::<Lease>(|new, _, _| match new {
                 Some(lease) if lease.meta.namespace == LEASE_NAMESPACE => {
                     vec![ObjectRef::new("", lease.meta.name.clone())]
@@ -116,7 +125,11 @@ impl Controller for NodeLifecycleController {
             }
             mark_pods_not_ready(&node, world, context.now, &mut outcome);
         }
-        taint(&node, &value, &conditions, &ready_now, context.now, &mut outcome);
+        // With no node left to run them elsewhere, pods stay where they are.
+        let others = seen::list::<Node>(world, None);
+        let evicts = others.iter().any(|other| other.name() != node.name() && is_ready_object(&other.object));
+        let wanted = wanted_taints(&node.typed, &conditions, &ready_now, evicts);
+        taint(&node, &value, wanted, context.now, &mut outcome);
         outcome
     }
 }
@@ -138,6 +151,12 @@ fn sign_of_life(node: &Seen<Node>, world: &Snapshot) -> String {
 /// until its grace is over: it registers with its own taint.
 fn ready(conditions: &[Value]) -> &str {
     condition::find(conditions, "Ready").and_then(|ready| ready["status"].as_str()).unwrap_or("True")
+}
+
+fn is_ready_object(node: &Object) -> bool {
+    let Ok(node) = node.typed::<Node>() else { return false };
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// A silent node is in no known state.
@@ -176,12 +195,14 @@ fn mark_pods_not_ready(node: &Seen<Node>, world: &Snapshot, now: Timestamp, outc
 }
 
 /// The taints that this controller wants on the node.
-fn wanted_taints(node: &Node, conditions: &[Value], ready: &str) -> Vec<(&'static str, &'static str)> {
+fn wanted_taints(node: &Node, conditions: &[Value], ready: &str, evicts: bool) -> Vec<(&'static str, &'static str)> {
     let mut taints = Vec::new();
-    match ready {
-        "True" => {}
-        "False" => taints.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
-        _ => taints.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]),
+    if ready != "True" {
+        let key = if ready == "False" { NOT_READY } else { UNREACHABLE };
+        taints.push((key, "NoSchedule"));
+        if evicts {
+            taints.push((key, "NoExecute"));
+        }
     }
     if node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)) {
         taints.push((UNSCHEDULABLE, "NoSchedule"));
@@ -200,9 +221,14 @@ fn is_ours(taint: &Taint) -> bool {
     ours.contains(&key) || CONDITION_TAINTS.iter().any(|(_, ours)| *ours == key && taint.effect == "NoSchedule")
 }
 
-fn taint(node: &Seen<Node>, value: &Value, conditions: &[Value], ready: &str, now: Timestamp, outcome: &mut Outcome) {
+fn taint(
+    node: &Seen<Node>,
+    value: &Value,
+    wanted: Vec<(&'static str, &'static str)>,
+    now: Timestamp,
+    outcome: &mut Outcome,
+) {
     let have = node.typed.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-    let wanted = wanted_taints(&node.typed, conditions, ready);
     let stays = |taint: &Taint| {
         !is_ours(taint) || wanted.iter().any(|(key, effect)| *key == taint.key && *effect == taint.effect)
     };

@@ -742,3 +742,22 @@ fn a_job_whose_pods_cannot_be_replaced_still_lets_go_of_them() {
     }
     assert_eq!(count(&simulation, |pod| pod["metadata"]["finalizers"] != json!([])), 0);
 }
+
+#[test]
+fn a_cluster_whose_only_node_is_silent_evicts_nothing() {
+    let lifecycle = NodeLifecycleController::new(jiff::SignedDuration::from_secs(40));
+    let taints = TaintEvictionController::default();
+    let controllers: [&dyn Controller; 2] = [&lifecycle, &taints];
+    let mut simulation = start("nodes");
+    simulation.delete("nodes", "", "n2", None);
+    simulation.settle(&controllers, false, anything);
+    for _ in 0..2 {
+        simulation.pass(400);
+        simulation.settle(&controllers, false, anything);
+    }
+    assert_eq!(count(&simulation, |pod| pod["metadata"]["deletionTimestamp"].is_null()), 3);
+    let node = simulation.value("nodes", "", "n1").unwrap();
+    let effects: Vec<&Value> =
+        node["spec"]["taints"].as_array().unwrap().iter().map(|taint| &taint["effect"]).collect();
+    assert_eq!(effects, ["NoSchedule"], "nothing new is placed there, though");
+}
