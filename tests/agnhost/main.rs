@@ -2,7 +2,9 @@
 //! asked and what was asked, can ask others itself, and can turn unhealthy.
 //!
 //! `agnhost netexec [--http-port N] [--udp-port N] [--fail-after SECONDS]`,
-//! `agnhost pause`, `agnhost entrypoint-tester WORDS...`. Ends on SIGTERM, even as process 1.
+//! `agnhost grpc-health-checking`, `agnhost pause`, `agnhost entrypoint-tester WORDS...`. Ends on SIGTERM, even as process 1.
+
+mod grpc;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +31,7 @@ async fn main() -> Result<()> {
     let work = async {
         match words.first().map(String::as_str) {
             Some("netexec") => netexec(&words[1..]).await,
+            Some("grpc-health-checking") => grpc::serve(5000).await,
             Some("entrypoint-tester") => {
                 println!("{:?}", std::env::args().collect::<Vec<_>>());
                 Ok(())

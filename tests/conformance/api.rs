@@ -17,14 +17,15 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub struct Answer {
     pub code: u16,
-    /// JSON, or a string with the text where it is none.
+    /// Null where the answer is not JSON.
     pub body: Value,
     pub headers: HeaderMap,
+    raw: String,
 }
 
 impl Answer {
-    pub fn text(&self) -> String {
-        self.body.as_str().map_or_else(|| self.body.to_string(), str::to_owned)
+    pub fn text(&self) -> &str {
+        &self.raw
     }
 
     pub fn header(&self, name: &str) -> &str {
@@ -112,9 +113,9 @@ impl Context {
             let response = self.client.send(request).await?;
             let (head, body) = response.into_parts();
             let bytes = body.collect_bytes().await?;
-            let body = serde_json::from_slice(&bytes)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-            anyhow::Ok(Answer { code: head.status.as_u16(), body, headers: head.headers })
+            let raw = String::from_utf8_lossy(&bytes).into_owned();
+            let body = serde_json::from_str(&raw).unwrap_or_default();
+            anyhow::Ok(Answer { code: head.status.as_u16(), body, headers: head.headers, raw })
         };
         let answer = tokio::time::timeout(REQUEST_LIMIT, work).await;
         answer.with_context(|| format!("{method} {path}: no answer"))?.with_context(|| format!("{method} {path}"))
@@ -148,7 +149,7 @@ impl Context {
         if answer.code >= 400 {
             bail!("GET {path}: {}: {}", answer.code, answer.text());
         }
-        Ok(answer.text())
+        Ok(answer.raw)
     }
 
     pub async fn create(&self, path: &str, body: &Value) -> Result<Value> {

@@ -12,14 +12,18 @@
 
 mod api;
 mod api_machinery;
+mod auth;
 mod bring;
 mod context;
 mod failing;
+mod instrumentation;
+mod network;
 mod node;
 mod operations;
 mod pods;
 mod report;
 mod rows;
+mod scheduling;
 mod storage;
 
 use std::{process::ExitCode, time::Duration, time::Instant};
@@ -58,7 +62,17 @@ macro_rules! rows {
 }
 
 fn covered() -> Vec<Test> {
-    [api_machinery::tests(), node::tests(), storage::tests()].into_iter().flatten().collect()
+    [
+        api_machinery::tests(),
+        auth::tests(),
+        instrumentation::tests(),
+        node::tests(),
+        scheduling::tests(),
+        storage::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn main() -> ExitCode {

@@ -48,7 +48,8 @@ crate::rows! { "node";
 
 /// A pod that shows its environment.
 fn shows(context: &Context, over: Value) -> Value {
-    pod("shows", &[with(shell(context, "env"), over)])
+    // Not by a shell, which drops names it could not have set.
+    pod("shows", &[with(with(shell(context, ""), json!({"command": ["env"]})), over)])
 }
 
 fn reference(source: Source) -> &'static str {

@@ -60,6 +60,7 @@ fn probed(context: &Context, kind: Kind, healthy: bool) -> Value {
     let server = match (kind, healthy) {
         (Kind::Exec, true) => shell(context, "echo ok >/tmp/health; sleep 1000"),
         (Kind::Exec, false) => shell(context, "echo ok >/tmp/health; sleep 8; rm /tmp/health; sleep 1000"),
+        (Kind::Grpc, _) => with(netexec(context), json!({"args": ["grpc-health-checking"]})),
         (_, true) => netexec(context),
         (_, false) => with(netexec(context), json!({"args": ["netexec", "--fail-after", "8"]})),
     };
