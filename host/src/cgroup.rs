@@ -187,7 +187,13 @@ impl Cgroups {
 
     /// Whether the group exists in any tree.
     pub fn exists(&self, group: &str) -> bool {
-        self.directories(group).iter().any(|directory| directory.is_dir())
+        self.everywhere(group).any(|directory| directory.is_dir())
+    }
+
+    /// The group's directories in all trees, also those we set nothing in.
+    fn everywhere(&self, group: &str) -> impl Iterator<Item = PathBuf> {
+        let others: Vec<PathBuf> = self.others.iter().map(|mount| join(mount, group)).collect();
+        self.directories(group).into_iter().chain(others)
     }
 
     /// All processes in the group and below it.
@@ -208,8 +214,7 @@ impl Cgroups {
             let path = PathBuf::from(format!("/proc/{pid}"));
             crate::process::kill_now(pid).map_err(fail("kill process", &path))?;
         }
-        let others = self.others.iter().map(|mount| join(mount, group));
-        for directory in self.directories(group).into_iter().chain(others) {
+        for directory in self.everywhere(group) {
             remove_tree(&directory)?;
         }
         Ok(())
@@ -218,7 +223,7 @@ impl Cgroups {
     /// Names of the groups directly below `group`.
     pub fn children(&self, group: &str) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
-        for directory in self.directories(group) {
+        for directory in self.everywhere(group) {
             let Ok(entries) = fs::read_dir(directory) else { continue };
             names.extend(
                 entries

@@ -6,6 +6,7 @@ mod bad_input;
 mod cleanup;
 mod durability;
 mod etcd;
+mod join;
 mod manifests;
 mod network;
 mod start;
@@ -71,6 +72,10 @@ fn main() -> ExitCode {
         manifests::files_are_applied_followed_and_frozen,
         etcd::etcdctl_reads_the_objects_of_the_cluster,
         etcd::etcdctl_writes_in_transactions_and_watches,
+        join::keys_and_passwords_of_a_node_never_leave_it_and_are_private,
+        join::a_node_name_belongs_to_the_host_that_took_it_first,
+        join::a_node_may_not_touch_what_belongs_to_others,
+        join::an_agent_without_a_server_url_says_what_is_missing,
         bad_input::a_wrong_token_is_refused,
         bad_input::a_wrong_authority_is_not_trusted,
         bad_input::an_agent_waits_for_its_server_and_says_so,
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         durability::an_agent_adopts_its_containers_after_a_crash,
         durability::pods_serve_while_skiff_is_stopped,
         durability::no_acknowledged_write_is_lost_in_a_crash,
+        join::the_tunnel_comes_back_after_the_server_was_gone,
         bad_input::an_unreadable_image_archive_is_reported_and_others_are_imported,
         cleanup::killall_leaves_nothing_of_skiff_and_all_of_others,
     ];
