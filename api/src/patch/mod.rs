@@ -17,7 +17,7 @@ pub mod json_patch;
 pub mod merge;
 pub mod strategic;
 
-use crate::{Reason, Status, status::Cause};
+use crate::{Reason, Status};
 
 /// Why a patch cannot be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,13 +38,8 @@ impl From<PatchError> for Status {
         match error {
             PatchError::Malformed(message) => Status::bad_request(message),
             PatchError::TooLarge(message) => Status::failure(Reason::RequestEntityTooLarge, message),
-            PatchError::Unprocessable(message) => {
-                let mut status =
-                    Status::failure(Reason::Invalid, "the server rejected our request due to an error in our request");
-                let cause = Cause { message, ..Cause::default() };
-                status.details = Some(crate::status::Details { causes: vec![cause], ..Default::default() });
-                status
-            }
+            // No causes: without a field to name, clients print the message alone.
+            PatchError::Unprocessable(message) => Status::failure(Reason::Invalid, message),
         }
     }
 }

@@ -3,12 +3,15 @@
 use http::Response;
 use skiff_api::{Revision, Status};
 
-use super::{Call, answer};
+use super::{Call, answer, component_status};
 use crate::{body::Body, options::parse_version};
 
 pub(super) async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
     // What cannot be answered in an acceptable form is refused before any work.
     call.style(call.offer())?;
+    if component_status::is(call) {
+        return component_status::get(call).await;
+    }
     let version = call.query.get("resourceVersion");
     match (version, parse_version(version)?) {
         ("", _) => drop(call.store.caches.catch_up().await?),

@@ -7,7 +7,7 @@ use http::Response;
 use serde::{Deserialize, Serialize};
 use skiff_api::{Object, Revision, Status};
 
-use super::Call;
+use super::{Call, component_status};
 use crate::{
     body::Body,
     limits,
@@ -39,7 +39,11 @@ pub(super) struct Page {
 pub(super) async fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let style = call.style(call.offer())?;
     let options = ListOptions::parse(&call.query)?;
-    let page = page(call, &options).await?;
+    let page = if component_status::is(call) {
+        component_status::page(call, &options).await?
+    } else {
+        page(call, &options).await?
+    };
     render::list(&style, &call.row, page.objects, &page.meta)
 }
 

@@ -1,5 +1,6 @@
 //! Requests to resources: one function per verb, for every row of the table.
 
+mod component_status;
 pub mod connect;
 mod create;
 mod delete;
