@@ -1,8 +1,8 @@
-//! Serves a store in a file on a unix socket: `serve FILE SOCKET`.
+//! Serves a store in a file on a unix socket or on TCP: `serve FILE SOCKET|ADDRESS:PORT`.
 
 use std::path::Path;
 
-use skiff_kine::grpc::serve_unix;
+use skiff_kine::grpc::Listener;
 use skiff_kine::{Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(file), Some(socket)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: serve FILE SOCKET".into());
+        return Err("usage: serve FILE SOCKET|ADDRESS:PORT".into());
     };
     let store = Store::open(StoreOptions::sqlite(file)).await?;
     let token = CancellationToken::new();
@@ -20,7 +20,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         stop.cancel();
         result
     };
-    let (served, interrupted) = tokio::join!(serve_unix(store.clone(), Path::new(&socket), token), interrupted);
+    let listener = match socket.parse() {
+        Ok(address) => Listener::tcp(address, None).await?,
+        Err(_) => Listener::unix(Path::new(&socket))?,
+    };
+    let (served, interrupted) = tokio::join!(listener.serve(store.clone(), token), interrupted);
     served?;
     interrupted?;
     store.close().await?;

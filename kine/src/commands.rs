@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Revoke { id: LeaseId, reply: Reply<Revision> },
     /// Forgets history below a revision; `physical` waits until it is gone from the log.
     Compact { revision: Revision, physical: bool, reply: Reply<()> },
+    /// Raises or disarms the NOSPACE alarm.
+    NoSpace { raise: bool, reply: Reply<()> },
     /// Gives all free space back.
     Defragment { reply: Reply<()> },
 }

@@ -37,6 +37,12 @@ pub enum Error {
     LeaseExists,
     #[error("etcdserver: too large lease TTL")]
     LeaseTtlTooLarge,
+    /// The quota is used up; see the NOSPACE alarm.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
+    /// A snapshot could not be taken.
+    #[error("snapshot: {0}")]
+    Snapshot(String),
     /// The store is closing or closed.
     #[error("etcdserver: server stopped")]
     Stopped,
@@ -57,7 +63,7 @@ pub enum Error {
     InUse { path: PathBuf },
     /// The file is damaged.
     #[error(
-        "datastore {0} is corrupt: {detail}; move {0}, {0}-wal and {0}-shm aside and put back a backup of the file, or start empty",
+        "datastore {0} is corrupt: {detail}; restore a snapshot with `skiff datastore snapshot restore --replace`, or move {0}, {0}-wal and {0}-shm aside to start empty",
         path.display()
     )]
     Corrupt { path: PathBuf, detail: String },

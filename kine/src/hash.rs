@@ -39,15 +39,8 @@ impl Store {
             if index.compacted() != compact_revision {
                 return Err(Error::Compacted { compact_revision: index.compacted() });
             }
-            for record in page.iter().filter(|record| record.id.revision() <= until) {
-                let visible = index.get(&record.key).and_then(|(_, e)| e.at(compact_revision));
-                let kept = record.id.revision() > compact_revision
-                    || visible.is_some_and(|(version, _)| version.id == record.id);
-                let gone = record.value.is_none() && record.id.revision() < compact_revision;
-                if kept && !gone {
-                    add(&mut crc, record);
-                }
-            }
+            let kept = |record: &&Record| record.id.revision() <= until && index.keeps(record, compact_revision);
+            page.iter().filter(kept).for_each(|record| add(&mut crc, record));
         }
         Ok(HistoryHash { hash: crc.finish(), revision: until, compact_revision })
     }

@@ -165,6 +165,21 @@ impl Index {
         }
     }
 
+    /// True if a read at `compacted` or later, or a watch that starts there, can see this record.
+    pub(crate) fn keeps(&self, record: &Record, compacted: Revision) -> bool {
+        let revision = record.id.revision();
+        if record.value.is_none() && revision < compacted {
+            return false;
+        }
+        let visible = || self.get(&record.key).and_then(|(_, entry)| entry.at(compacted));
+        revision > compacted || visible().is_some_and(|(version, _)| version.id == record.id)
+    }
+
+    /// True if this record is what its key is at `at`.
+    pub(crate) fn is_current(&self, record: &Record, at: Revision) -> bool {
+        self.get(&record.key).and_then(|(_, entry)| entry.at(at)).is_some_and(|(version, _)| version.id == record.id)
+    }
+
     /// The first ids compaction may delete now.
     pub(crate) fn garbage(&self, max: usize) -> Vec<RecordId> {
         self.garbage

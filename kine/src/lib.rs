@@ -10,6 +10,7 @@
 //! * readers see committed state only, and never wait for the disk to see current values;
 //! * memory (index, leases, garbage list) is always derivable from the log.
 
+mod bolt;
 mod commands;
 mod error;
 mod eval;
@@ -24,9 +25,11 @@ mod lessor;
 pub mod limits;
 mod log;
 mod overlay;
+mod quota;
 mod range;
 mod readers;
 mod revision;
+mod snapshot;
 mod store;
 #[cfg(test)]
 mod store_tests;
@@ -41,6 +44,7 @@ pub use kv::{Event, EventKind, KeyValue};
 pub use lessor::{LeaseId, LeaseTtl};
 pub use range::{KeyRange, RangeEnd, RangeRequest, RangeResponse, SortOrder, SortTarget};
 pub use revision::Revision;
+pub use snapshot::{Archive, ArchiveError, Snapshot, SnapshotSummary};
 pub use store::{Status, Store, StoreOptions};
 pub use txn::{
     Compare, CompareResult, CompareTarget, DeleteRequest, DeleteResponse, Op, OpResponse, PutRequest, PutResponse, Txn,

@@ -50,6 +50,18 @@ pub const WAL_BUSY_BYTES: u64 = 16 << 20;
 /// How long another process may hold the database file before writes fail.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes in use at which a store made for a cluster refuses to grow, as large as etcd advises at most.
+pub const QUOTA_BYTES_DEFAULT: u64 = 8 << 30;
+/// Bytes written between two looks at how much is in use.
+pub const QUOTA_LOOK_BYTES: u64 = 256 << 10;
+/// What a request costs beside its keys and values, amply.
+pub const QUOTA_RECORD_BYTES: u64 = 128;
+
+/// Times a snapshot begins again because compaction overtook it.
+pub const SNAPSHOT_ATTEMPTS: usize = 8;
+/// Bytes of one message of a snapshot.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+
 /// Smallest TTL of a lease; smaller ones are raised, as etcd does.
 pub const LEASE_TTL_SECONDS_MIN: i64 = 2;
 /// Largest TTL of a lease. More: `Error::LeaseTtlTooLarge`.

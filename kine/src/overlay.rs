@@ -31,6 +31,8 @@ pub(crate) struct Overlay {
     pub(crate) leases: BTreeMap<i64, LeaseEffect>,
     /// The compact revision this batch sets, if any.
     pub(crate) compacted: Option<Revision>,
+    /// What this batch makes of the NOSPACE alarm, if anything.
+    pub(crate) no_space: Option<bool>,
 }
 
 impl Overlay {
@@ -43,6 +45,7 @@ impl Overlay {
             events: Vec::new(),
             leases: BTreeMap::new(),
             compacted: None,
+            no_space: None,
         }
     }
 

@@ -1,15 +1,15 @@
 //! The in-process store: a clonable handle to the index and the writer thread.
 
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::commands::{Command, Reply};
 use crate::error::{Error, Result};
@@ -40,12 +40,14 @@ pub struct StoreOptions {
     pub path: Option<PathBuf>,
     /// Compact history older than this by itself; `None` leaves it to callers of `compact`.
     pub retention: Option<Duration>,
+    /// Refuse to grow beyond this many bytes in use, with etcd's NOSPACE alarm; `None` leaves it to the disk.
+    pub quota: Option<u64>,
 }
 
 impl StoreOptions {
     /// A store in this file.
     pub fn sqlite(path: impl Into<PathBuf>) -> StoreOptions {
-        StoreOptions { path: Some(path.into()), retention: None }
+        StoreOptions { path: Some(path.into()), ..StoreOptions::default() }
     }
 
     /// A store that ends with the process.
@@ -56,6 +58,12 @@ impl StoreOptions {
     /// Keep this much history.
     pub fn retention(mut self, retention: Duration) -> StoreOptions {
         self.retention = Some(retention);
+        self
+    }
+
+    /// Refuse to grow beyond this many bytes.
+    pub fn quota(mut self, bytes: u64) -> StoreOptions {
+        self.quota = Some(bytes);
         self
     }
 }
@@ -71,6 +79,8 @@ pub struct Status {
     pub size: u64,
     /// Bytes that hold data.
     pub size_in_use: u64,
+    /// The NOSPACE alarm is raised: nothing that adds data is accepted.
+    pub no_space: bool,
 }
 
 /// What handle, writer and watchers share.
@@ -81,6 +91,11 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) readers: Readers,
     ttl_leases: Mutex<TtlLeases>,
+    pub(crate) no_space: AtomicBool,
+    /// Where temporary files may lie.
+    pub(crate) scratch: PathBuf,
+    /// One snapshot at a time.
+    pub(crate) snapshot_turn: Arc<Semaphore>,
     cluster_id: u64,
     member_id: u64,
 }
@@ -138,17 +153,17 @@ impl Store {
     /// datastore of this version ([`Error::Open`]); it is then left as it was.
     pub async fn open(options: StoreOptions) -> Result<Store> {
         let opened = tokio::task::spawn_blocking(move || {
-            let log: Box<dyn Log> = match options.path {
-                Some(path) => Box::new(SqliteLog::open(&path, || (random_id(), random_id()))?),
+            let log: Box<dyn Log> = match &options.path {
+                Some(path) => Box::new(SqliteLog::open(path, || (random_id(), random_id()))?),
                 None => Box::<MemoryLog>::default(),
             };
-            Store::over(log, options.retention)
+            Store::over(log, &options)
         });
         opened.await.map_err(|e| Error::Read(e.to_string()))?
     }
 
     /// A store over any log.
-    pub(crate) fn over(mut log: Box<dyn Log>, retention: Option<Duration>) -> Result<Store> {
+    pub(crate) fn over(mut log: Box<dyn Log>, options: &StoreOptions) -> Result<Store> {
         let mut index = Index::new();
         let mut attached = Vec::new();
         let loaded = log.load(&mut |record| {
@@ -177,10 +192,13 @@ impl Store {
             inbox: Inbox::new(),
             readers: Readers::new(readers),
             ttl_leases: Mutex::default(),
+            no_space: AtomicBool::new(loaded.no_space),
+            scratch: scratch(options.path.as_deref()),
+            snapshot_turn: Arc::new(Semaphore::new(1)),
             cluster_id: loaded.cluster_id,
             member_id: loaded.member_id,
         });
-        let writer = Writer::new(shared.clone(), log, retention, loaded.clean);
+        let writer = Writer::new(shared.clone(), log, options, loaded.clean);
         let thread = std::thread::Builder::new()
             .name("kine-writer".into())
             .spawn(move || writer.run())
@@ -346,6 +364,16 @@ impl Store {
         self.ask(0, |reply| Command::Defragment { reply }).await
     }
 
+    /// True while the NOSPACE alarm is raised.
+    pub fn no_space(&self) -> bool {
+        self.shared().no_space.load(Ordering::Relaxed)
+    }
+
+    /// Raises or disarms the NOSPACE alarm. Disarmed too early it comes back with the next write.
+    pub async fn set_no_space(&self, raise: bool) -> Result<()> {
+        self.ask(0, |reply| Command::NoSpace { raise, reply }).await
+    }
+
     /// Grants a lease of `ttl` seconds; `id` 0 chooses one. Answers id and TTL given.
     pub async fn lease_grant(&self, id: LeaseId, ttl: i64) -> Result<(LeaseId, i64)> {
         let chosen = id == 0;
@@ -397,6 +425,7 @@ impl Store {
             compact_revision: index.compacted(),
             size: size.allocated,
             size_in_use: size.in_use,
+            no_space: self.no_space(),
         })
     }
 
@@ -423,12 +452,21 @@ impl Store {
     }
 }
 
+/// Beside the file, where there is space for it; without a file the system's place.
+fn scratch(path: Option<&Path>) -> PathBuf {
+    match path.and_then(Path::parent) {
+        Some(folder) if folder.as_os_str().is_empty() => PathBuf::from("."),
+        Some(folder) => folder.to_owned(),
+        None => std::env::temp_dir(),
+    }
+}
+
 fn mismatch(response: &OpResponse) -> Error {
     Error::Write(format!("answer of another kind: {response:?}"))
 }
 
 /// A number nobody can foresee; the standard hasher is seeded by the system.
-fn random_id() -> u64 {
+pub(crate) fn random_id() -> u64 {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     RandomState::new().hash_one(COUNTER.fetch_add(1, Ordering::Relaxed)).max(1)
 }

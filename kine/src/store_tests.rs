@@ -48,6 +48,10 @@ impl Log for FaultyLog {
         self.inner.reclaim(how)
     }
 
+    fn in_use(&mut self) -> Result<u64, LogError> {
+        self.inner.in_use()
+    }
+
     fn reader(&self) -> Result<Box<dyn LogReader>, LogError> {
         self.inner.reader()
     }
@@ -60,7 +64,7 @@ impl Log for FaultyLog {
 fn faulty() -> (Store, Arc<AtomicU8>) {
     let fault = Arc::new(AtomicU8::new(0));
     let log = FaultyLog { inner: MemoryLog::default(), fault: fault.clone() };
-    (Store::over(Box::new(log), None).unwrap(), fault)
+    (Store::over(Box::new(log), &StoreOptions::default()).unwrap(), fault)
 }
 
 async fn put(store: &Store, key: &'static str, value: &'static str) -> Result<Revision> {

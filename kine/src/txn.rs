@@ -168,6 +168,17 @@ impl Txn {
     }
 }
 
+impl Txn {
+    /// True if either branch may add data.
+    pub(crate) fn puts(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(|op| match op {
+            Op::Put(_) => true,
+            Op::Txn(txn) => txn.puts(),
+            Op::Range(_) | Op::Delete(_) => false,
+        })
+    }
+}
+
 impl PutRequest {
     pub(crate) fn check(&self) -> Result<()> {
         non_empty(&self.key)?;

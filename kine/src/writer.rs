@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::commands::{Command, Reply};
@@ -15,8 +16,9 @@ use crate::lessor::{DirtyLease, LeaseId, seconds, unix_ms};
 use crate::limits::{LEASE_FLUSH, RETENTION_SAMPLES, SLICE, SLICE_MIN, SLICE_SHARE};
 use crate::log::{Batch, LeaseChange, LeaseRow, Log, LogError, Reclaim};
 use crate::overlay::{LeaseEffect, Overlay};
+use crate::quota::Quota;
 use crate::revision::Revision;
-use crate::store::Shared;
+use crate::store::{Shared, StoreOptions};
 
 /// Ids offered to one deletion slice.
 const GARBAGE_PER_SLICE: usize = 512;
@@ -47,6 +49,7 @@ impl Drop for Ending {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     log: Box<dyn Log>,
+    quota: Quota,
     retention: Option<Duration>,
     samples: VecDeque<(Instant, Revision)>,
     /// A batch whose commit failed in a way that leaves open whether it took place.
@@ -61,16 +64,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        log: Box<dyn Log>,
-        retention: Option<Duration>,
-        closed_in_order: bool,
-    ) -> Writer {
+    pub(crate) fn new(shared: Arc<Shared>, log: Box<dyn Log>, options: &StoreOptions, closed_in_order: bool) -> Writer {
         Writer {
             shared,
             log,
-            retention,
+            quota: Quota::new(options.quota),
+            retention: options.retention,
             samples: VecDeque::new(),
             in_doubt: None,
             marked_clean: closed_in_order,
@@ -200,6 +199,7 @@ impl Writer {
             records: std::mem::take(&mut overlay.records),
             compacted: overlay.compacted,
             clean: None,
+            no_space: overlay.no_space,
         };
         (Prepared { overlay, batch, renewed, now }, answers, physical)
     }
@@ -212,8 +212,16 @@ impl Writer {
         physical_waiters: &mut Vec<Reply<()>>,
     ) -> Option<Answer> {
         Some(match command {
+            Command::Txn(txn, reply) if txn.puts() && !self.has_room(txn.weight(), evaluator.overlay) => {
+                answer(reply, Err(Error::NoSpace))
+            }
             Command::Txn(txn, reply) => answer(reply, evaluator.txn(&txn)),
+            Command::Grant { reply, .. } if !self.has_room(0, evaluator.overlay) => answer(reply, Err(Error::NoSpace)),
             Command::Grant { id, ttl, reply } => answer(reply, evaluator.grant(id, ttl)),
+            Command::NoSpace { raise, reply } => {
+                evaluator.overlay.no_space = Some(raise);
+                answer(reply, Ok(()))
+            }
             Command::Revoke { id, reply } => {
                 let result = evaluator.revoke(&[id]).map(|()| evaluator.overlay.revision());
                 answer(reply, result)
@@ -232,10 +240,34 @@ impl Writer {
         })
     }
 
+    /// False if the quota or the alarm forbids more data; the former raises the latter.
+    fn has_room(&mut self, weight: usize, overlay: &mut Overlay) -> bool {
+        if overlay.no_space.unwrap_or(self.shared.no_space.load(Ordering::Relaxed)) {
+            return false;
+        }
+        let log = &mut self.log;
+        let admitted = self.quota.admits(weight, || {
+            let in_use = log.in_use();
+            in_use.inspect_err(|error| tracing::warn!(component = "kine", %error, "look at the size")).ok()
+        });
+        if !admitted {
+            tracing::error!(
+                component = "kine",
+                "the quota is used up: writes are refused until space is made (compaction, deletion) and the alarm is disarmed"
+            );
+            overlay.no_space = Some(true);
+        }
+        admitted
+    }
+
     /// Makes a batch durable, then visible.
     fn commit(&mut self, mut prepared: Prepared) -> Result<()> {
         if prepared.batch.is_empty() {
             return Ok(());
+        }
+        if prepared.batch.no_space == Some(true) {
+            // Holds even if the disk is too full to remember it.
+            self.shared.no_space.store(true, Ordering::Relaxed);
         }
         if self.marked_clean {
             prepared.batch.clean = Some(false);
@@ -286,6 +318,9 @@ impl Writer {
         }
         drop(index);
         self.apply_leases(&overlay, &batch, &renewed, now);
+        if let Some(no_space) = batch.no_space {
+            self.shared.no_space.store(no_space, Ordering::Relaxed);
+        }
         if !overlay.events.is_empty() {
             self.shared.hub.publish(overlay.events, revision);
         }
@@ -417,7 +452,7 @@ fn refuse(command: Command, error: &Error) {
         Command::Txn(_, reply) => drop(reply.send(Err(error))),
         Command::Grant { reply, .. } => drop(reply.send(Err(error))),
         Command::Revoke { reply, .. } => drop(reply.send(Err(error))),
-        Command::Compact { reply, .. } | Command::Defragment { reply } => {
+        Command::Compact { reply, .. } | Command::Defragment { reply } | Command::NoSpace { reply, .. } => {
             drop(reply.send(Err(error)));
         }
     }

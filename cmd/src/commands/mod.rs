@@ -2,7 +2,9 @@
 
 pub mod agent;
 pub mod completion;
+pub mod datastore;
 pub mod killall;
+pub mod kine;
 pub mod kubectl;
 pub mod payload;
 pub mod server;
@@ -18,6 +20,8 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some(("server", matches)) => server::run(matches),
         Some(("agent", matches)) => agent::run(matches),
         Some(("kubectl", matches)) => kubectl::run(matches),
+        Some(("kine", matches)) => kine::run(matches),
+        Some(("datastore", matches)) => datastore::run(matches),
         Some(("version", matches)) => version::run(matches),
         Some(("killall", matches)) => killall::run(matches),
         Some(("completion", matches)) => completion::run(matches),

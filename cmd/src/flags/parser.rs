@@ -29,6 +29,10 @@ pub fn command() -> Command {
                 .disable_help_flag(true)
                 .arg(Arg::new("arguments").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true)),
         )
+        .subcommand(crate::commands::kine::command(
+            ["verbose", "log-level", "log-format"].map(|name| flag_argument(flag(name)).help_heading("Log")),
+        ))
+        .subcommand(crate::commands::datastore::command())
         .subcommand(Command::new("version").about("Show the version").arg(
             Arg::new("output").short('o').long("output").value_parser(["text", "json", "yaml"]).default_value("text"),
         ))

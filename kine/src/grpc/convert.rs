@@ -28,7 +28,8 @@ pub(crate) fn status(error: Error) -> Status {
         | Error::RequestTooLarge => Code::InvalidArgument,
         Error::LeaseNotFound => Code::NotFound,
         Error::LeaseExists => Code::FailedPrecondition,
-        Error::Stopped | Error::Write(_) | Error::Read(_) => Code::Unavailable,
+        Error::NoSpace => Code::ResourceExhausted,
+        Error::Stopped | Error::Write(_) | Error::Read(_) | Error::Snapshot(_) => Code::Unavailable,
         Error::Open { .. } | Error::InUse { .. } => Code::Unavailable,
         Error::Corrupt { .. } => Code::DataLoss,
     };

@@ -1,23 +1,75 @@
 //! Service Maintenance.
 
-use futures_util::stream::BoxStream;
+use std::io;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::convert::status;
 use super::pb::etcdserverpb as pb;
+use super::pb::etcdserverpb::alarm_request::AlarmAction;
 use super::{ETCD_VERSION, Face, RAFT_TERM};
 use crate::revision::Revision;
+
+/// Length of a SHA-256.
+const CHECKSUM_BYTES: u64 = 32;
+
+/// Reads the next piece where blocking is allowed; after an error there is no next one.
+async fn next_chunk<I>(chunks: Option<I>) -> Option<(Result<Vec<u8>, Status>, Option<I>)>
+where
+    I: Iterator<Item = io::Result<Vec<u8>>> + Send + 'static,
+{
+    let mut chunks = chunks?;
+    let read = tokio::task::spawn_blocking(move || {
+        let chunk = chunks.next();
+        (chunk, chunks)
+    });
+    let failed = |error: &dyn std::fmt::Display| Status::unavailable(format!("read the snapshot: {error}"));
+    match read.await {
+        Ok((chunk, chunks)) => match chunk? {
+            Ok(chunk) => Some((Ok(chunk), Some(chunks))),
+            Err(error) => Some((Err(failed(&error)), None)),
+        },
+        Err(error) => Some((Err(failed(&error)), None)),
+    }
+}
+
+impl Face {
+    fn no_space_alarm(&self) -> pb::AlarmMember {
+        pb::AlarmMember { member_id: self.store.ids().1, alarm: pb::AlarmType::Nospace.into() }
+    }
+}
 
 #[async_trait]
 impl pb::maintenance_server::Maintenance for Face {
     type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
 
-    /// There is no quota yet, hence no alarm that could be raised.
+    /// There is one member, and one alarm it can have: NOSPACE.
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        if request.get_ref().action() == pb::alarm_request::AlarmAction::Activate {
-            return Err(Status::unimplemented("alarms cannot be activated on this datastore"));
-        }
-        Ok(Response::new(pb::AlarmResponse { header: self.header_now(), alarms: Vec::new() }))
+        let request = request.into_inner();
+        let concerned = request.member_id == 0 || request.member_id == self.store.ids().1;
+        let no_space = matches!(request.alarm(), pb::AlarmType::Nospace | pb::AlarmType::None);
+        let raised = self.store.no_space() && concerned && no_space;
+        let shown = match request.action() {
+            AlarmAction::Get => raised,
+            AlarmAction::Activate if !concerned || request.alarm() != pb::AlarmType::Nospace => {
+                return Err(Status::unimplemented("this datastore has no alarm but NOSPACE, and one member"));
+            }
+            AlarmAction::Activate => {
+                self.store.set_no_space(true).await.map_err(status)?;
+                true
+            }
+            AlarmAction::Deactivate => {
+                if raised {
+                    self.store.set_no_space(false).await.map_err(status)?;
+                }
+                raised
+            }
+        };
+        let alarms = if shown { vec![self.no_space_alarm()] } else { Vec::new() };
+        Ok(Response::new(pb::AlarmResponse { header: self.header_now(), alarms }))
     }
 
     async fn status(&self, _request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
@@ -32,6 +84,10 @@ impl pb::maintenance_server::Maintenance for Face {
             raft_term: RAFT_TERM,
             raft_applied_index: now.revision.0,
             db_size_in_use: bytes(now.size_in_use),
+            errors: match now.no_space {
+                true => vec![format!("memberID:{} alarm:NOSPACE ", now.member_id)],
+                false => Vec::new(),
+            },
             ..pb::StatusResponse::default()
         }))
     }
@@ -61,7 +117,17 @@ impl pb::maintenance_server::Maintenance for Face {
     }
 
     async fn snapshot(&self, _request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("snapshots in etcd's format are not supported by this datastore"))
+        let snapshot = self.store.snapshot().await.map_err(status)?;
+        let header = self.header(snapshot.summary().revision);
+        // As etcd counts: the checksum behind the file is not announced.
+        let mut remaining = snapshot.summary().bytes.saturating_sub(CHECKSUM_BYTES);
+        let chunks = stream::unfold(Some(snapshot.into_chunks()), next_chunk);
+        let messages = chunks.map(move |chunk| {
+            let blob = Bytes::from(chunk?);
+            remaining = remaining.saturating_sub(blob.len() as u64);
+            Ok(pb::SnapshotResponse { header, remaining_bytes: remaining, blob, version: ETCD_VERSION.into() })
+        });
+        Ok(Response::new(messages.take_until(self.token.clone().cancelled_owned()).boxed()))
     }
 
     async fn move_leader(

@@ -8,6 +8,7 @@ mod auth;
 mod authority;
 mod cluster;
 mod convert;
+mod fetch;
 mod health;
 mod kv;
 mod lease;
@@ -18,6 +19,9 @@ mod watch;
 /// Generated messages, clients and servers.
 pub mod pb {
     #![allow(missing_docs, clippy::all)]
+
+    /// All services and messages, for gRPC reflection.
+    pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/services.bin"));
 
     /// Package `mvccpb`.
     pub mod mvccpb {
@@ -37,7 +41,8 @@ pub mod pb {
     }
 }
 
-pub use serve::{ServeError, TlsOptions, serve_tcp, serve_unix};
+pub use fetch::{ClientTls, FetchError, fetch_snapshot};
+pub use serve::{Listener, ServeError, TlsOptions, serve_tcp, serve_unix};
 
 use tokio_util::sync::CancellationToken;
 

@@ -17,6 +17,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::Face;
 use super::authority::UnixConnection;
+use super::pb::DESCRIPTORS;
 use super::pb::etcdserverpb::auth_server::AuthServer;
 use super::pb::etcdserverpb::cluster_server::ClusterServer;
 use super::pb::etcdserverpb::kv_server::KvServer;
@@ -36,6 +37,9 @@ pub enum ServeError {
     /// Certificate, key or transport.
     #[error("serve the etcd API on {address}: {source}")]
     Transport { address: String, source: tonic::transport::Error },
+    /// The API's own description.
+    #[error("describe the etcd API on {address}: {reason}")]
+    Reflection { address: String, reason: String },
 }
 
 /// PEM texts for TLS; with `client_ca` clients must show a certificate signed by it.
@@ -46,19 +50,78 @@ pub struct TlsOptions {
     pub client_ca: Option<String>,
 }
 
-/// Serves the etcd v3 API on a unix socket only its owner can use. A socket left over from an
-/// earlier process is replaced; on return the socket is gone.
-pub async fn serve_unix(store: Store, path: &Path, token: CancellationToken) -> Result<(), ServeError> {
-    let address = format!("unix://{}", path.display());
-    let listener = bind_private(path).map_err(|source| ServeError::Listen { address: address.clone(), source })?;
-    let face = Face { store, token: token.clone(), client_url: address.clone() };
-    let router = router(Server::builder(), &face);
-    let connections = UnixListenerStream::new(listener).map_ok(UnixConnection::new);
-    let result = run(router, connections, token, address).await;
-    if let Err(error) = fs::remove_file(path) {
-        tracing::debug!(component = "kine", %error, "remove the socket");
+/// A socket that is bound: clients can already connect, and are served once [`Listener::serve`] runs.
+pub struct Listener {
+    socket: Socket,
+    url: String,
+}
+
+enum Socket {
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener, Option<TlsOptions>),
+}
+
+impl Listener {
+    /// Binds a unix socket only its owner can use; one left over from an earlier process is replaced.
+    pub fn unix(path: &Path) -> Result<Listener, ServeError> {
+        let url = format!("unix://{}", path.display());
+        let socket = bind_private(path).map_err(|source| ServeError::Listen { address: url.clone(), source })?;
+        Ok(Listener { socket: Socket::Unix(socket, path.to_owned()), url })
     }
-    result
+
+    /// Binds a TCP address; port 0 chooses a free one.
+    pub async fn tcp(address: SocketAddr, tls: Option<TlsOptions>) -> Result<Listener, ServeError> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let failed = |source| ServeError::Listen { address: format!("{scheme}://{address}"), source };
+        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let url = format!("{scheme}://{}", socket.local_addr().map_err(failed)?);
+        Ok(Listener { socket: Socket::Tcp(socket, tls), url })
+    }
+
+    /// How clients reach it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Serves the etcd v3 API until the token is cancelled. On return a unix socket is gone.
+    pub async fn serve(self, store: Store, token: CancellationToken) -> Result<(), ServeError> {
+        let Listener { socket, url } = self;
+        let face = Face { store, token: token.clone(), client_url: url.clone() };
+        match socket {
+            Socket::Unix(listener, path) => {
+                let router = router(Server::builder(), &face, &url)?;
+                let connections = UnixListenerStream::new(listener).map_ok(UnixConnection::new);
+                let result = run(router, connections, token, url).await;
+                if let Err(error) = fs::remove_file(path) {
+                    tracing::debug!(component = "kine", %error, "remove the socket");
+                }
+                result
+            }
+            Socket::Tcp(listener, tls) => {
+                let mut server = Server::builder();
+                if let Some(tls) = tls {
+                    let failed = |source| ServeError::Transport { address: url.clone(), source };
+                    server = server.tls_config(tls.config()).map_err(failed)?;
+                }
+                run(router(server, &face, &url)?, TcpListenerStream::new(listener), token, url).await
+            }
+        }
+    }
+}
+
+impl TlsOptions {
+    fn config(self) -> ServerTlsConfig {
+        let config = ServerTlsConfig::new().identity(Identity::from_pem(self.certificate, self.key));
+        match self.client_ca {
+            Some(ca) => config.client_ca_root(Certificate::from_pem(ca)),
+            None => config,
+        }
+    }
+}
+
+/// Serves the etcd v3 API on a unix socket only its owner can use.
+pub async fn serve_unix(store: Store, path: &Path, token: CancellationToken) -> Result<(), ServeError> {
+    Listener::unix(path)?.serve(store, token).await
 }
 
 /// Serves the etcd v3 API on TCP.
@@ -68,25 +131,19 @@ pub async fn serve_tcp(
     tls: Option<TlsOptions>,
     token: CancellationToken,
 ) -> Result<(), ServeError> {
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{address}");
-    let listen = |source| ServeError::Listen { address: url.clone(), source };
-    let listener = TcpListener::bind(address).await.map_err(listen)?;
-    let mut server = Server::builder();
-    if let Some(tls) = tls {
-        let mut config = ServerTlsConfig::new().identity(Identity::from_pem(tls.certificate, tls.key));
-        if let Some(ca) = tls.client_ca {
-            config = config.client_ca_root(Certificate::from_pem(ca));
-        }
-        server = server.tls_config(config).map_err(|source| ServeError::Transport { address: url.clone(), source })?;
-    }
-    let face = Face { store, token: token.clone(), client_url: url.clone() };
-    run(router(server, &face), TcpListenerStream::new(listener), token, url).await
+    Listener::tcp(address, tls).await?.serve(store, token).await
 }
 
-fn router(server: Server, face: &Face) -> Router {
+fn router(server: Server, face: &Face, url: &str) -> Result<Router, ServeError> {
+    let failed = |error: tonic_reflection::server::Error| ServeError::Reflection {
+        address: url.to_owned(),
+        reason: error.to_string(),
+    };
+    let described = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    let reflection = described().build_v1().map_err(failed)?;
+    let reflection_alpha = described().build_v1alpha().map_err(failed)?;
     let kv = KvServer::new(face.clone()).max_decoding_message_size(GRPC_DECODE_BYTES_MAX);
-    server
+    Ok(server
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_adaptive_window(Some(true))
@@ -97,6 +154,8 @@ fn router(server: Server, face: &Face) -> Router {
         .add_service(MaintenanceServer::new(face.clone()))
         .add_service(AuthServer::new(face.clone()))
         .add_service(HealthServer::new(face.clone()))
+        .add_service(reflection)
+        .add_service(reflection_alpha))
 }
 
 async fn run<I, IO>(router: Router, incoming: I, token: CancellationToken, address: String) -> Result<(), ServeError>

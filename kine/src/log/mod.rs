@@ -50,11 +50,17 @@ pub(crate) struct Batch {
     pub(crate) compacted: Option<Revision>,
     /// Whether the store was closed in order; cleared by the first write after opening.
     pub(crate) clean: Option<bool>,
+    /// Raises or disarms the NOSPACE alarm.
+    pub(crate) no_space: Option<bool>,
 }
 
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.leases.is_empty() && self.compacted.is_none() && self.clean.is_none()
+        self.records.is_empty()
+            && self.leases.is_empty()
+            && self.compacted.is_none()
+            && self.clean.is_none()
+            && self.no_space.is_none()
     }
 }
 
@@ -66,6 +72,7 @@ pub(crate) struct Loaded {
     pub(crate) compacted: Revision,
     pub(crate) leases: Vec<LeaseRow>,
     pub(crate) clean: bool,
+    pub(crate) no_space: bool,
 }
 
 /// Bytes a log takes.
@@ -107,6 +114,9 @@ pub(crate) trait Log: Send {
 
     /// One slice of giving space back; true if there is more to do.
     fn reclaim(&mut self, how: Reclaim) -> Result<bool, LogError>;
+
+    /// Bytes that hold data, the log of the engine itself left out.
+    fn in_use(&mut self) -> Result<u64, LogError>;
 
     /// A reader of committed records.
     fn reader(&self) -> Result<Box<dyn LogReader>, LogError>;

@@ -183,6 +183,7 @@ impl Log for SqliteLog {
                 compacted: Revision::from_i64(meta(connection, "compact_revision")?),
                 leases: leases.collect::<rusqlite::Result<_>>()?,
                 clean: meta(connection, "clean")? != 0,
+                no_space: meta(connection, "no_space").optional()?.unwrap_or(0) != 0,
             })
         };
         read().map_err(|e| refusal(&self.path, &e))
@@ -213,6 +214,12 @@ impl Log for SqliteLog {
             }
             if let Some(clean) = batch.clean {
                 set("clean", i64::from(clean))?;
+            }
+            if let Some(no_space) = batch.no_space {
+                // A row that older files do not have.
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO meta VALUES ('no_space', ?1)")?
+                    .execute([i64::from(no_space)])?;
             }
             Ok(())
         })
@@ -258,6 +265,11 @@ impl Log for SqliteLog {
                 Ok(false)
             }
         }
+    }
+
+    fn in_use(&mut self) -> Result<u64, LogError> {
+        let pages = self.pragma("page_count")?.saturating_sub(self.pragma("freelist_count")?);
+        Ok(pages * PAGE_BYTES)
     }
 
     fn reader(&self) -> Result<Box<dyn LogReader>, LogError> {
@@ -348,7 +360,7 @@ fn meta(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
     connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
 }
 
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -358,7 +370,8 @@ fn open_error(path: &Path, reason: impl ToString) -> Error {
     Error::Open { path: path.to_owned(), reason: reason.to_string() }
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// Takes the datastore for this process alone, until the file is dropped.
+pub(crate) fn lock(path: &Path) -> Result<File> {
     let lock_path = suffixed(path, "-lock");
     let file = OpenOptions::new()
         .create(true)

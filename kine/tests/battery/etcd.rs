@@ -1,6 +1,7 @@
 //! A real etcd on loopback, with a folder of its own, ended with the test.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -25,7 +26,11 @@ fn free_port() -> u16 {
 
 /// Starts etcd and waits until it accepts connections.
 pub async fn start() -> Etcd {
-    let folder = tempfile::tempdir().unwrap();
+    start_with(tempfile::tempdir().unwrap(), &[], |folder, _| folder.to_owned()).await
+}
+
+/// Starts etcd with more flags; `data_dir` says where, and may prepare that for the peer URL.
+pub async fn start_with(folder: TempDir, flags: &[&str], data_dir: impl Fn(&Path, &str) -> PathBuf) -> Etcd {
     // A port can be taken between asking and binding: try again with another.
     for _ in 0..5 {
         let (client, peer) = (free_port(), free_port());
@@ -34,7 +39,8 @@ pub async fn start() -> Etcd {
         let mut command = Command::new("etcd");
         command
             .args(["--name", "default", "--data-dir"])
-            .arg(folder.path().join(client.to_string()))
+            .arg(data_dir(&folder.path().join(client.to_string()), &peer))
+            .args(flags)
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}")])

@@ -18,7 +18,7 @@ fn etcdctl(endpoint: &str, arguments: &[&str]) -> Command {
 }
 
 /// Runs one command; the answer is what a person sees, without private numbers.
-fn run(endpoint: &str, arguments: &[&str], input: &str) -> String {
+pub fn run(endpoint: &str, arguments: &[&str], input: &str) -> String {
     let spawned = etcdctl(endpoint, arguments).spawn();
     let mut child = spawned.unwrap_or_else(|error| panic!("{error}; this test needs: apt-get install etcd-client"));
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();

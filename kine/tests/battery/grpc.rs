@@ -49,7 +49,8 @@ pub async fn sqlite() -> Remote {
     serve(StoreOptions::sqlite(folder.path().join("state.db")), folder).await
 }
 
-async fn serve(options: StoreOptions, folder: TempDir) -> Remote {
+/// Our own face over a store; `folder` holds the socket and lives as long.
+pub async fn serve(options: StoreOptions, folder: TempDir) -> Remote {
     let store = Store::open(options).await.unwrap();
     let token = CancellationToken::new();
     let socket = folder.path().join("kine.sock");
@@ -63,7 +64,11 @@ async fn serve(options: StoreOptions, folder: TempDir) -> Remote {
 }
 
 pub async fn real_etcd() -> Remote {
-    let etcd = crate::etcd::start().await;
+    etcd(crate::etcd::start().await).await
+}
+
+/// An etcd that is starting, once it serves.
+pub async fn etcd(etcd: Etcd) -> Remote {
     let remote = Remote { channel: connect(&etcd.url).await, endpoint: etcd.url.clone(), server: Server::Etcd(etcd) };
     // Until a leader is elected requests fail; only then is it at revision 1 for good.
     for _ in 0..600 {

@@ -4,12 +4,14 @@
 //! of ours, in process and through gRPC. Method: each case is an async function over `Target`;
 //! it runs on memory, on SQLite, on both through gRPC, and on a real etcd started for it.
 
+mod alarm;
 mod cases;
 mod etcd;
 mod etcdctl;
 mod grpc;
 mod local;
 mod random;
+mod snapshot;
 mod target;
 mod watch_cases;
 mod wire;

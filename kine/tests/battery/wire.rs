@@ -190,11 +190,49 @@ async fn the_socket_is_for_its_owner_only() {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_refused_and_not_faked() {
+async fn a_snapshot_counts_down_to_its_checksum() {
+    for remote in [sqlite().await, crate::grpc::memory().await] {
+        for i in 0..20 {
+            remote.put(&format!("k{i}"), &"v".repeat(50_000)).await;
+        }
+        let mut maintenance = MaintenanceClient::new(remote.channel.clone());
+        let mut stream = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+        let (mut messages, mut bytes) = (0, 0);
+        let mut left = None;
+        while let Some(message) = stream.message().await.unwrap() {
+            messages += 1;
+            if left == Some(0) {
+                assert_eq!(message.blob.len(), 32, "the checksum is the last message");
+            }
+            left = Some(message.remaining_bytes);
+            bytes += message.blob.len();
+        }
+        assert!(messages > 4 && bytes > 1_000_000 && bytes % 512 == 32, "{messages} messages, {bytes} bytes");
+    }
+}
+
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
     let remote = sqlite().await;
-    let mut maintenance = MaintenanceClient::new(remote.channel.clone());
-    let error = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap_err();
-    assert_eq!(error.code(), Code::Unimplemented);
+    let mut client = ServerReflectionClient::new(remote.channel.clone());
+    let ask = |request| ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+    let requests = [
+        ask(MessageRequest::ListServices(String::new())),
+        ask(MessageRequest::FileContainingSymbol("etcdserverpb.KV".into())),
+    ];
+    let answers = client.server_reflection_info(tokio_stream::iter(requests)).await.unwrap();
+    let mut answers = answers.into_inner();
+    let mut next = async || answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(listed) = next().await else { panic!() };
+    let names: Vec<_> = listed.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["KV", "Watch", "Lease", "Cluster", "Maintenance", "Auth"] {
+        assert!(names.contains(&format!("etcdserverpb.{name}").as_str()), "{names:?}");
+    }
+    assert!(matches!(next().await, MessageResponse::FileDescriptorResponse(_)));
 }
 
 #[tokio::test]

@@ -1,0 +1,349 @@
+//! `skiff datastore snapshot …`: takes, lists, verifies and restores snapshots.
+//!
+//! A snapshot is a file in etcd's own format, so it goes to etcd and comes from there too.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use skiff_kine::{
+    Archive, Error, SnapshotSummary, Store, StoreOptions,
+    grpc::{ClientTls, fetch_snapshot},
+};
+
+use crate::config::DEFAULT_DATA_DIR;
+
+/// Names of snapshots taken by hand begin with this.
+const PREFIX: &str = "on-demand";
+
+const DETAILS: &str = "\
+Snapshots are files in etcd's format with a SHA-256: etcdctl snapshot status and
+restore take them, and snapshots of an etcd can be restored here.
+
+Examples:
+  skiff datastore snapshot save
+  skiff datastore snapshot save --endpoint http://10.0.0.5:2379 --name before-upgrade
+  skiff datastore snapshot verify on-demand-n1-1790000000.db
+  skiff datastore snapshot restore ./from-etcd.db --replace";
+
+fn path_argument(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("PATH").value_parser(value_parser!(PathBuf)).help(help)
+}
+
+/// The verb's own grammar.
+pub fn command() -> Command {
+    let data_dir =
+        path_argument("data-dir", "Folder of all state of the server").short('d').default_value(DEFAULT_DATA_DIR);
+    let folder = path_argument("snapshot-dir", "Folder of snapshots (default: DATA-DIR/server/db/snapshots)");
+    let database = path_argument("db", "The datastore file (default: DATA-DIR/server/db/state.db)");
+    let which = || {
+        Arg::new("snapshot")
+            .required(true)
+            .value_name("NAME|FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("A name that list shows, or a file")
+    };
+    let skip_hash = Arg::new("skip-hash-check")
+        .long("skip-hash-check")
+        .action(ArgAction::SetTrue)
+        .help("Take a file without checksum, such as a copy of etcd's member/snap/db");
+    let tls = |name, help| path_argument(name, help).requires("endpoint").help_heading("TLS");
+    let snapshot = Command::new("snapshot")
+        .about("Take, list, verify and restore snapshots")
+        .after_help(DETAILS)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("save")
+                .about("Take a snapshot, also while the server is running")
+                .args([&data_dir, &folder, &database])
+                .arg(Arg::new("name").long("name").value_name("NAME").help("Name of the snapshot (default: on-demand-HOST-TIME)"))
+                .arg(
+                    Arg::new("retain")
+                        .long("retain")
+                        .value_name("COUNT")
+                        .value_parser(value_parser!(u32).range(1..))
+                        .help("Afterwards delete all but the newest COUNT snapshots named on-demand-…"),
+                )
+                .arg(Arg::new("endpoint").long("endpoint").value_name("URL").conflicts_with("db").help(
+                    "Server to take it from: unix:///PATH, http://… or https://… (default: this host's, or its file if that is not running)",
+                ))
+                .arg(tls("cacert", "Authority that signed the server's certificate"))
+                .arg(tls("cert", "Certificate to show to the server"))
+                .arg(tls("key", "Key of that certificate")),
+        )
+        .subcommand(Command::new("list").about("List snapshots, newest first").args([&data_dir, &folder]))
+        .subcommand(
+            Command::new("verify")
+                .about("Read a snapshot, compare its checksum and say what it holds")
+                .args([&data_dir, &folder])
+                .arg(which())
+                .arg(&skip_hash),
+        )
+        .subcommand(
+            Command::new("restore")
+                .about("Make a datastore from a snapshot; the server must be stopped")
+                .args([&data_dir, &folder, &database])
+                .arg(which())
+                .arg(&skip_hash)
+                .arg(
+                    Arg::new("replace")
+                        .long("replace")
+                        .action(ArgAction::SetTrue)
+                        .help("Move an existing datastore aside, under a name with .replaced-TIME"),
+                ),
+        );
+    Command::new("datastore")
+        .about("Look after the datastore")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(snapshot)
+}
+
+pub fn run(matches: &ArgMatches) -> Result<ExitCode> {
+    let Some(("snapshot", matches)) = matches.subcommand() else { bail!("which command? snapshot") };
+    match matches.subcommand() {
+        Some(("save", matches)) => save(matches)?,
+        Some(("list", matches)) => list(&snapshot_dir(matches)?)?,
+        Some(("verify", matches)) => {
+            let archive = Archive::open(&found(matches)?, matches.get_flag("skip-hash-check"))?;
+            show(&archive.verify()?);
+        }
+        Some(("restore", matches)) => restore(matches)?,
+        _ => bail!("which command? save, list, verify or restore"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn save(matches: &ArgMatches) -> Result<()> {
+    let folder = snapshot_dir(matches)?;
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.with_context(|| format!("make {}", folder.display()))?;
+    }
+    let name = match matches.get_one::<String>("name") {
+        Some(name) if name.is_empty() || name.contains('/') || name.starts_with('.') => {
+            bail!("--name {name:?}: a name is no path and does not begin with a dot")
+        }
+        Some(name) => name.clone(),
+        None => format!("{PREFIX}-{}-{}.db", host_name(), unix_seconds(SystemTime::now())),
+    };
+    let path = folder.join(name);
+    if path.exists() {
+        bail!("{} exists; choose another --name", path.display());
+    }
+    // Under its name only once it is whole and verified.
+    let unready = folder.join(format!(".unready-{}", std::process::id()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let taken = runtime.block_on(take(matches, &unready)).and_then(|()| Ok(Archive::open(&unready, false)?.verify()?));
+    let summary = match taken {
+        Ok(summary) => summary,
+        Err(error) => {
+            let _ = fs::remove_file(&unready);
+            return Err(error);
+        }
+    };
+    fs::rename(&unready, &path).with_context(|| format!("rename to {}", path.display()))?;
+    fs::File::open(&folder)
+        .and_then(|folder| folder.sync_all())
+        .with_context(|| format!("sync {}", folder.display()))?;
+    println!("{}", path.display());
+    show(&summary);
+    if let Some(retain) = matches.get_one::<u32>("retain") {
+        prune(&folder, *retain as usize)?;
+    }
+    Ok(())
+}
+
+/// From the server if one answers, else from its file.
+async fn take(matches: &ArgMatches, target: &Path) -> Result<()> {
+    let read = |name: &str| -> Result<Option<String>> {
+        let Some(path) = matches.get_one::<PathBuf>(name) else { return Ok(None) };
+        fs::read_to_string(path).map(Some).with_context(|| format!("read {}", path.display()))
+    };
+    if let Some(endpoint) = matches.get_one::<String>("endpoint") {
+        let identity = match (read("cert")?, read("key")?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => bail!("--cert and --key belong together"),
+        };
+        let ca = read("cacert")?;
+        if endpoint.starts_with("https://") && ca.is_none() {
+            bail!("{endpoint} needs --cacert");
+        }
+        return Ok(fetch_snapshot(endpoint, ClientTls { ca, identity }, target).await?);
+    }
+    let database = database(matches)?;
+    if !database.exists() {
+        bail!("there is no datastore {}; give --data-dir, --db or --endpoint", database.display());
+    }
+    match Store::open(StoreOptions::sqlite(&database)).await {
+        Ok(store) => {
+            let snapshot = store.snapshot().await?;
+            let saved = snapshot.save(target).with_context(|| format!("write {}", target.display()));
+            store.close().await?;
+            saved
+        }
+        // That is the server, and its socket is where it serves.
+        Err(Error::InUse { .. }) if matches.get_one::<PathBuf>("db").is_none() => {
+            let socket = data_dir(matches)?.join("server/kine.sock");
+            Ok(fetch_snapshot(&format!("unix://{}", socket.display()), ClientTls::default(), target).await?)
+        }
+        Err(Error::InUse { .. }) => {
+            bail!("{} is in use; give its server by --endpoint", database.display())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn restore(matches: &ArgMatches) -> Result<()> {
+    let archive = Archive::open(&found(matches)?, matches.get_flag("skip-hash-check"))?;
+    let target = database(matches)?;
+    if let Some(folder) = target.parent() {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.with_context(|| format!("make {}", folder.display()))?;
+    }
+    let (summary, aside) = archive.restore(&target, matches.get_flag("replace"))?;
+    println!("restored {}", target.display());
+    show(&summary);
+    if let Some(aside) = aside {
+        println!("the previous datastore is now {}", aside.display());
+    }
+    Ok(())
+}
+
+fn show(summary: &SnapshotSummary) {
+    println!("revision         {}", summary.revision);
+    println!("compact revision {}", summary.compact_revision);
+    println!("keys             {}", summary.keys);
+    println!("records          {}", summary.records);
+    println!("leases           {}", summary.leases);
+    println!("bytes            {}", summary.bytes);
+}
+
+struct Found {
+    name: String,
+    bytes: u64,
+    modified: SystemTime,
+}
+
+/// Newest first.
+fn snapshots(folder: &Path) -> Result<Vec<Found>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("read {}", folder.display())),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let (name, meta) = (entry.file_name().to_string_lossy().into_owned(), entry.metadata()?);
+        if meta.is_file() && !name.starts_with('.') {
+            found.push(Found { name, bytes: meta.len(), modified: meta.modified()? });
+        }
+    }
+    found.sort_by(|a, b| b.modified.cmp(&a.modified).then_with(|| b.name.cmp(&a.name)));
+    Ok(found)
+}
+
+fn list(folder: &Path) -> Result<()> {
+    let found = snapshots(folder)?;
+    let width = found.iter().map(|snapshot| snapshot.name.len()).max().unwrap_or(0).max(4);
+    println!("{:width$}  {:>12}  CREATED", "NAME", "BYTES");
+    for Found { name, bytes, modified } in found {
+        let created = jiff::Timestamp::try_from(modified).map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        println!("{name:width$}  {bytes:>12}  {}", created.unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Deletes what was taken under the default name, but for the newest `retain`.
+fn prune(folder: &Path, retain: usize) -> Result<()> {
+    let own = snapshots(folder)?.into_iter().filter(|snapshot| snapshot.name.starts_with(&format!("{PREFIX}-")));
+    for Found { name, .. } in own.skip(retain) {
+        fs::remove_file(folder.join(&name)).with_context(|| format!("delete {name}"))?;
+        println!("deleted {name}");
+    }
+    Ok(())
+}
+
+fn data_dir(matches: &ArgMatches) -> Result<&PathBuf> {
+    matches.get_one::<PathBuf>("data-dir").context("--data-dir is missing")
+}
+
+fn snapshot_dir(matches: &ArgMatches) -> Result<PathBuf> {
+    match matches.get_one::<PathBuf>("snapshot-dir") {
+        Some(folder) => Ok(folder.clone()),
+        None => Ok(data_dir(matches)?.join("server/db/snapshots")),
+    }
+}
+
+fn database(matches: &ArgMatches) -> Result<PathBuf> {
+    match matches.get_one::<PathBuf>("db") {
+        Some(path) => Ok(path.clone()),
+        None => Ok(data_dir(matches)?.join("server/db/state.db")),
+    }
+}
+
+/// A file, or else a name in the folder of snapshots.
+fn found(matches: &ArgMatches) -> Result<PathBuf> {
+    let given = matches.get_one::<PathBuf>("snapshot").context("which snapshot?")?;
+    let named = snapshot_dir(matches)?.join(given);
+    let bare = given.components().count() == 1;
+    Ok(if bare && named.is_file() && !given.is_file() { named } else { given.clone() })
+}
+
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect()
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pruning_deletes_the_oldest_of_its_own_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, age: u64| {
+            let file = fs::File::create(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+        };
+        file("on-demand-a-1.db", 30);
+        file("on-demand-a-2.db", 20);
+        file("on-demand-a-3.db", 10);
+        file("before-upgrade", 99);
+        prune(folder.path(), 2).unwrap();
+        let names: Vec<String> = snapshots(folder.path()).unwrap().into_iter().map(|s| s.name).collect();
+        assert_eq!(names, ["on-demand-a-3.db", "on-demand-a-2.db", "before-upgrade"]);
+    }
+
+    #[test]
+    fn a_bare_name_is_looked_for_among_the_snapshots() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().to_str().unwrap();
+        let snapshots = folder.path().join("server/db/snapshots");
+        fs::create_dir_all(&snapshots).unwrap();
+        fs::write(snapshots.join("one.db"), "").unwrap();
+        let path = |given: &str| {
+            let arguments = ["datastore", "snapshot", "verify", "--data-dir", data_dir, given];
+            let matches = command().try_get_matches_from(arguments).unwrap();
+            let (_, matches) = matches.subcommand().unwrap();
+            found(matches.subcommand().unwrap().1).unwrap()
+        };
+        assert_eq!(path("one.db"), snapshots.join("one.db"));
+        assert_eq!(path("two.db"), PathBuf::from("two.db"));
+        assert_eq!(path("./one.db"), PathBuf::from("./one.db"));
+    }
+}

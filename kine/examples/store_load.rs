@@ -1,0 +1,170 @@
+//! Load on an etcd endpoint, ours or etcd's: `store_load ENDPOINT SHAPE CLIENTS CONNECTIONS SECONDS`.
+//!
+//! Speaks gRPC only and knows nothing of the server. Keys have 48 bytes and values 1 KiB; writes
+//! are the transactions of an API server: they compare the revision of the last change. Prints
+//! `begin` when the warm-up is over, and one line of JSON at the end.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use skiff_kine::grpc::pb::etcdserverpb as pb;
+use skiff_kine::grpc::pb::etcdserverpb::kv_client::KvClient;
+use tonic::transport::{Channel, Endpoint};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Keys that `fill` writes and all shapes but `create` work on.
+const KEYS: usize = 20_000;
+const PAGE: i64 = 500;
+const WARM_UP: Duration = Duration::from_secs(2);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [endpoint, shape, clients, connections, seconds] = &arguments[..] else {
+        return Err("usage: store_load ENDPOINT fill|create|update|churn|get|list CLIENTS CONNECTIONS SECONDS".into());
+    };
+    let (clients, connections): (usize, usize) = (clients.parse()?, connections.parse()?);
+    let mut channels = Vec::new();
+    for _ in 0..connections {
+        channels.push(Endpoint::from_shared(endpoint.clone())?.tcp_nodelay(true).connect().await?);
+    }
+    let begin = Instant::now() + if shape == "fill" { Duration::ZERO } else { WARM_UP };
+    let end = begin + Duration::from_secs(seconds.parse()?);
+    let run = Arc::new(Run { shape: shape.clone(), clients, begin, end });
+    let mut work = tokio::task::JoinSet::new();
+    for client in 0..clients {
+        let kv = KvClient::new(channels[client % connections].clone()).max_decoding_message_size(64 << 20);
+        work.spawn(Client { kv, number: client, run: run.clone(), latencies: Vec::new() }.work());
+    }
+    tokio::time::sleep_until(begin.into()).await;
+    println!("begin");
+    let mut latencies = Vec::new();
+    while let Some(done) = work.join_next().await {
+        latencies.extend(done??);
+    }
+    let elapsed = Instant::now().min(end).max(begin + Duration::from_millis(1)).duration_since(begin);
+    latencies.sort_unstable();
+    let at =
+        |share: f64| latencies.get((latencies.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or(0);
+    println!(
+        "{}",
+        serde_json::json!({
+            "operations": latencies.len(),
+            "seconds": elapsed.as_secs_f64(),
+            "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999),
+        })
+    );
+    Ok(())
+}
+
+struct Run {
+    shape: String,
+    clients: usize,
+    begin: Instant,
+    end: Instant,
+}
+
+struct Client {
+    kv: KvClient<Channel>,
+    number: usize,
+    run: Arc<Run>,
+    /// Microseconds of operations that began after the warm-up.
+    latencies: Vec<u32>,
+}
+
+fn key(kind: &str, n: usize) -> Bytes {
+    let key = format!("/registry/{kind}/namespace-{:04}/name-", n % 100);
+    let width = 48 - key.len();
+    Bytes::from(format!("{key}{n:0width$}"))
+}
+
+fn value() -> Bytes {
+    static VALUE: [u8; 1024] = [b'v'; 1024];
+    Bytes::from_static(&VALUE)
+}
+
+impl Client {
+    async fn work(mut self) -> Result<Vec<u32>, Failure> {
+        let own: Vec<usize> = (self.number..KEYS).step_by(self.run.clients).collect();
+        let mut revisions = vec![0_i64; own.len()];
+        let mut after = key("configmaps", 0);
+        for n in 0.. {
+            let started = Instant::now();
+            let at = n % own.len();
+            let full = self.run.shape == "fill" && n == own.len();
+            if full || (self.run.shape != "fill" && started >= self.run.end) {
+                break;
+            }
+            let counted = match self.run.shape.as_str() {
+                "fill" => self.swap(key("configmaps", own[at]), &mut revisions[at], true).await?,
+                "create" => {
+                    let unique =
+                        (std::process::id() as usize % 100_000) * 1_000_000_000 + n * self.run.clients + self.number;
+                    self.swap(key("secrets", unique), &mut 0, true).await?
+                }
+                "update" => self.swap(key("configmaps", own[at]), &mut revisions[at], true).await?,
+                // Nine updates, one deletion; the next update creates the key again.
+                "churn" => self.swap(key("configmaps", own[at]), &mut revisions[at], n % 10 != 9).await?,
+                "get" => {
+                    self.page(key("configmaps", own[(n * 7919) % own.len()]), Bytes::new(), 0).await.map(|_| true)?
+                }
+                "list" => {
+                    let end = Bytes::from_static(b"/registry/configmaps0");
+                    let last = self.page(after, end, PAGE).await?;
+                    after = last.unwrap_or_else(|| Bytes::from_static(b"/registry/configmaps/"));
+                    true
+                }
+                other => return Err(format!("no shape {other:?}").into()),
+            };
+            if counted && started >= self.run.begin {
+                self.latencies.push(u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX));
+            }
+        }
+        Ok(self.latencies)
+    }
+
+    /// Writes or deletes if the last change is `revision`; otherwise learns which it is.
+    async fn swap(&mut self, key: Bytes, revision: &mut i64, put: bool) -> Result<bool, Failure> {
+        use pb::compare::{CompareResult, CompareTarget, TargetUnion};
+        use pb::request_op::Request;
+        let compare = pb::Compare {
+            result: CompareResult::Equal.into(),
+            target: CompareTarget::Mod.into(),
+            key: key.clone(),
+            target_union: Some(TargetUnion::ModRevision(*revision)),
+            ..Default::default()
+        };
+        let then = match put {
+            true => Request::RequestPut(pb::PutRequest { key: key.clone(), value: value(), ..Default::default() }),
+            false => Request::RequestDeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() }),
+        };
+        let otherwise = Request::RequestRange(pb::RangeRequest { key, ..Default::default() });
+        let op = |request| pb::RequestOp { request: Some(request) };
+        let txn = pb::TxnRequest { compare: vec![compare], success: vec![op(then)], failure: vec![op(otherwise)] };
+        let answer = self.kv.txn(txn).await?.into_inner();
+        if answer.succeeded {
+            *revision = if put { answer.header.map_or(0, |header| header.revision) } else { 0 };
+            return Ok(true);
+        }
+        let found = match answer.responses.into_iter().next().and_then(|op| op.response) {
+            Some(pb::response_op::Response::ResponseRange(range)) => range.kvs.into_iter().next(),
+            _ => None,
+        };
+        *revision = found.map_or(0, |kv| kv.mod_revision);
+        Ok(false)
+    }
+
+    /// Reads one key or a page; answers where the next page begins, if there is one.
+    async fn page(&mut self, key: Bytes, range_end: Bytes, limit: i64) -> Result<Option<Bytes>, Failure> {
+        let request = pb::RangeRequest { key, range_end, limit, ..Default::default() };
+        let answer = self.kv.range(request).await?.into_inner();
+        if answer.kvs.is_empty() {
+            return Err("a read found nothing: fill first".into());
+        }
+        let last = answer.kvs.last().filter(|_| answer.more);
+        Ok(last.map(|kv| [&kv.key[..], b"\0"].concat().into()))
+    }
+}
