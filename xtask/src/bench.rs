@@ -23,7 +23,7 @@ pub fn bench(name: Option<&str>) -> Result<()> {
         Some("start") => start(),
         Some("idle") => idle(),
         None => start().and_then(|()| idle()),
-        Some(other) => bail!("no bench {other:?}; there are start and idle"),
+        Some(other) => bail!("no bench {other:?}; there are start, idle and store"),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The project's own tools: `cargo xtask <verb>`.
 
 mod bench;
+mod bench_store;
+mod conformance;
 mod dist;
 mod setup;
 mod shell;
@@ -15,6 +17,9 @@ const HELP: &str = "cargo xtask <verb>
   dist [--debug]    build the binary, put the payload behind it: target/dist/skiff
   test              format, tidy, clippy, all tests, and the cluster suite on the release binary
   bench [NAME]      measure the release binary: start, idle
+  bench store [S]   measure the store beside Debian's etcd, S seconds per row
+  conformance [--debug] [FILTER...]
+                    run the conformance battery on a fresh two-node cluster: docs/conformance.md
   tidy              check what rustfmt and clippy cannot: crate edges, file sizes, module docs";
 
 fn main() -> Result<()> {
@@ -24,7 +29,15 @@ fn main() -> Result<()> {
         Some("setup") => setup::setup(has("--tests")),
         Some("dist") => dist::dist(if has("--debug") { dist::Profile::Debug } else { dist::Profile::Release }),
         Some("test") => test::test(),
+        Some("bench") if arguments.get(1).is_some_and(|name| name == "store") => {
+            bench_store::store(arguments.get(2).map(String::as_str))
+        }
         Some("bench") => bench::bench(arguments.get(1).map(String::as_str)),
+        Some("conformance") => {
+            let words: Vec<String> = arguments[1..].iter().filter(|word| *word != "--debug").cloned().collect();
+            let profile = if has("--debug") { dist::Profile::Debug } else { dist::Profile::Release };
+            conformance::conformance(profile, &words)
+        }
         Some("tidy") => tidy::run(),
         Some("help" | "--help" | "-h") | None => {
             println!("{HELP}");
