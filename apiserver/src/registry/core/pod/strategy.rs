@@ -5,6 +5,7 @@ use skiff_api::Cause;
 
 use super::{defaults, qos, update, validation};
 use crate::registry::{
+    meta,
     strategy::{Operation, RequestContext, Strategy},
     value::{child, copy_field, field, int, items, items_mut, list, remove, set, text},
 };
@@ -15,6 +16,22 @@ pub struct PodStrategy;
 impl Strategy for PodStrategy {
     fn default(&self, _op: Operation<'_>, object: &mut Value) {
         defaults::pod(object);
+    }
+
+    /// Being bound to a node is not a change its owner made: as upstream, it makes no generation.
+    fn bumps_generation(&self, old: &Value, new: &Value) -> bool {
+        let is_bound = |pod: &Value| pod["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty());
+        if is_bound(old) || !is_bound(new) {
+            return meta::spec_differs(old, new);
+        }
+        let mut unbound = new.clone();
+        unbound["spec"]["nodeName"] = old["spec"].get("nodeName").cloned().unwrap_or(Value::Null);
+        if unbound["spec"]["nodeName"].is_null()
+            && let Some(spec) = unbound["spec"].as_object_mut()
+        {
+            spec.remove("nodeName");
+        }
+        meta::spec_differs(old, &unbound)
     }
 
     fn prepare(&self, context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
@@ -219,5 +236,20 @@ mod tests {
             pod["spec"]["topologySpreadConstraints"][0]["labelSelector"],
             json!({"matchExpressions": [{"key": "pod-template-hash", "operator": "In", "values": ["h"]}]})
         );
+    }
+
+    #[test]
+    fn binding_makes_no_generation_but_a_change_does() {
+        let pod = |node: Option<&str>, image: &str| {
+            let mut pod = json!({"metadata": {}, "spec": {"containers": [{"name": "c", "image": image}]}});
+            if let Some(node) = node {
+                pod["spec"]["nodeName"] = node.into();
+            }
+            pod
+        };
+        assert!(!PodStrategy.bumps_generation(&pod(None, "a"), &pod(Some("n"), "a")));
+        assert!(!PodStrategy.bumps_generation(&pod(Some(""), "a"), &pod(Some("n"), "a")));
+        assert!(PodStrategy.bumps_generation(&pod(None, "a"), &pod(Some("n"), "b")));
+        assert!(PodStrategy.bumps_generation(&pod(Some("n"), "a"), &pod(Some("n"), "b")));
     }
 }
