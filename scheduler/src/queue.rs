@@ -75,6 +75,7 @@ pub struct Queue {
     entries: HashMap<String, Entry>,
     ready: BTreeMap<ReadyKey, String>,
     backing_off: BTreeMap<(Instant, u64), String>,
+    refused: BTreeMap<(Instant, u64), String>,
     sequence: u64,
 }
 
@@ -119,7 +120,9 @@ impl Queue {
     pub fn refuse(&mut self, uid: &str, by: BTreeSet<Plugin>, now: Instant) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.backoff_until = now + backoff(entry.attempts);
-        entry.place = Place::Refused { by, until: now + UNSCHEDULABLE_WAIT_MAX };
+        let until = now + UNSCHEDULABLE_WAIT_MAX;
+        entry.place = Place::Refused { by, until };
+        self.refused.insert((until, entry.sequence), uid.to_owned());
     }
 
     /// Gives back a pod whose placing failed for a passing reason.
@@ -132,15 +135,11 @@ impl Queue {
 
     /// Moves the refused pods that `cause` may help.
     pub fn wake(&mut self, cause: Cause, now: Instant) {
-        let helped: Vec<String> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| match &entry.place {
-                Place::Refused { by, .. } => by.is_empty() || by.iter().any(|plugin| cause.helps(*plugin)),
-                _ => false,
-            })
-            .map(|(uid, _)| uid.clone())
-            .collect();
+        let is_helped = |uid: &&String| match self.entries.get(*uid).map(|entry| &entry.place) {
+            Some(Place::Refused { by, .. }) => by.is_empty() || by.iter().any(|plugin| cause.helps(*plugin)),
+            _ => false,
+        };
+        let helped: Vec<String> = self.refused.values().filter(is_helped).cloned().collect();
         for uid in helped {
             self.release(&uid, now);
         }
@@ -155,21 +154,15 @@ impl Queue {
             let uid = entry.remove();
             self.make_ready(&uid);
         }
-        let mut next = self.backing_off.keys().next().map(|(until, _)| *until);
-        let mut overdue = Vec::new();
-        for (uid, entry) in &self.entries {
-            if let Place::Refused { until, .. } = entry.place {
-                if until <= now {
-                    overdue.push(uid.clone());
-                } else {
-                    next = Some(next.map_or(until, |next| next.min(until)));
-                }
+        while let Some(entry) = self.refused.first_entry() {
+            if entry.key().0 > now {
+                break;
             }
-        }
-        for uid in overdue {
+            let uid = entry.remove();
             self.make_ready(&uid);
         }
-        next
+        let first = |map: &BTreeMap<(Instant, u64), String>| map.keys().next().map(|(until, _)| *until);
+        first(&self.backing_off).into_iter().chain(first(&self.refused)).min()
     }
 
     pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
@@ -186,6 +179,7 @@ impl Queue {
 
     /// Out of refusal or hands: ready, or backing off if that is not over.
     fn release(&mut self, uid: &str, now: Instant) {
+        self.take_from_place(uid);
         let Some(entry) = self.entries.get_mut(uid) else { return };
         if entry.backoff_until <= now {
             return self.make_ready(uid);
@@ -209,6 +203,10 @@ impl Queue {
             }
             Some(Place::BackingOff(until, sequence)) => {
                 self.backing_off.remove(&(*until, *sequence));
+            }
+            Some(Place::Refused { until, .. }) => {
+                let sequence = self.entries.get(uid).map_or(0, |entry| entry.sequence);
+                self.refused.remove(&(*until, sequence));
             }
             _ => {}
         }

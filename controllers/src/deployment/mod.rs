@@ -66,7 +66,7 @@ struct Rollout<'a> {
     deployment: Seen<Deployment>,
     context: &'a Context,
     sets: ReplicaSets,
-    /// Pods of the deployment that still run and do not belong to the new ReplicaSet.
+    /// Recreate only: pods that still run and do not belong to the new ReplicaSet.
     old_pods_running: bool,
     /// Names of ReplicaSets of the namespace that are not ours.
     taken_names: Vec<String>,
@@ -92,9 +92,14 @@ impl<'a> Rollout<'a> {
         let claimed = claim(&deployment.object, &selector, candidates, &mut outcome.operations);
         let taken_names = all_names.into_iter().filter(|name| !claimed.iter().any(|set| set.name() == name)).collect();
         let sets = ReplicaSets::new(&deployment, claimed)?;
-        let old_pods_running = old_pods_running(&sets, deployment.namespace(), world);
+        let old_pods_running = recreates(&deployment.typed) && old_pods_running(&sets, deployment.namespace(), world);
         Some(Rollout { deployment, context, sets, old_pods_running, taken_names, revision: None })
     }
+}
+
+fn recreates(deployment: &Deployment) -> bool {
+    let strategy = deployment.spec.strategy.as_ref();
+    strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate")
 }
 
 /// Pods that belong to a ReplicaSet other than the new one and have not ended.
@@ -140,9 +145,7 @@ fn last_pod_gone(new: Option<&skiff_api::Object>, old: Option<&skiff_api::Object
         return Vec::new();
     };
     let key = ObjectRef::new(pod.meta.namespace.clone(), deployment.name.clone());
-    let recreates = seen::get::<Deployment>(world, &key.namespace, &key.name).is_some_and(|deployment| {
-        let strategy = deployment.typed.spec.strategy.as_ref();
-        strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate")
-    });
+    let recreates = seen::get::<Deployment>(world, &key.namespace, &key.name)
+        .is_some_and(|deployment| recreates(&deployment.typed));
     if recreates { vec![key] } else { Vec::new() }
 }
