@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use skiff_api::{GroupResource, GroupVersionResource, Reason};
-use skiff_client::{Client, ClientError, Snapshot, StoreEvent, Subscription};
+use skiff_client::{Client, ClientError, DeleteOptions, Snapshot, StoreEvent, Subscription};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bootstrap, is};
@@ -115,11 +115,22 @@ async fn ensure(client: &Client, resource: &GroupVersionResource, wanted: &Value
         }
         Err(error) => return Err(error),
     };
+    if moved(&existing, wanted) {
+        // The range of service addresses was changed: an address cannot be, so the service is made anew.
+        client.delete(resource, Some(NAMESPACE), NAME, &DeleteOptions::default()).await?;
+        return client.create(resource, Some(NAMESPACE), wanted).await.map(drop);
+    }
     let Some(merged) = merged(&existing, wanted) else { return Ok(()) };
     match client.update(resource, Some(NAMESPACE), NAME, None, &merged).await {
         Err(error) if !is(&error, Reason::Conflict) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Whether a service exists under another address than the wanted one.
+fn moved(existing: &Value, wanted: &Value) -> bool {
+    let address = |service: &Value| service["spec"]["clusterIP"].as_str().map(str::to_owned);
+    address(wanted).is_some() && address(existing).is_some() && address(existing) != address(wanted)
 }
 
 /// The existing object with the wanted content; `None` when it has it already.
@@ -162,6 +173,13 @@ mod tests {
         for (_, object) in objects {
             assert_eq!(merged(&object, &object), None, "a right object is left alone");
         }
+    }
+
+    #[test]
+    fn another_address_is_noticed() {
+        let at = |ip: &str| json!({"spec": {"clusterIP": ip}});
+        assert!(moved(&at("10.43.0.1"), &at("10.96.0.1")) && !moved(&at("10.43.0.1"), &at("10.43.0.1")));
+        assert!(!moved(&json!({"subsets": []}), &json!({"subsets": []})), "only services have one");
     }
 
     #[test]

@@ -138,35 +138,87 @@ fn claim(usage: &mut Usage, spec: &Value) {
     }
 }
 
-/// Whether a pod falls under the scopes of a quota's spec.
-pub fn in_scope(quota: &Value, pod: &Value) -> bool {
-    let spec = &pod["spec"];
-    let holds = |scope: &str, operator: &str, values: &[Value]| {
-        let terminating = int(spec, "activeDeadlineSeconds").is_some_and(|seconds| seconds >= 0);
+/// What quotas need to know of an object: small enough to be kept with it.
+pub struct Charge {
+    usage: Usage,
+    scopes: Scopes,
+}
+
+impl Charge {
+    pub fn of(group: &str, resource: &str, object: &Value) -> Charge {
+        Charge { usage: usage(group, resource, object), scopes: Scopes::of(group, resource, object) }
+    }
+
+    /// What counts for a quota with this spec: nothing outside its scopes, and only what it limits.
+    pub fn for_quota(&self, quota: &Value) -> Usage {
+        if has_scopes(quota) && !self.scopes.fit(quota) {
+            return Usage::new();
+        }
+        let limited = |name: &&String| quota["hard"].get(name.as_str()).is_some();
+        self.usage.iter().filter(|(name, _)| limited(name)).map(|(name, amount)| (name.clone(), *amount)).collect()
+    }
+}
+
+/// What a pod is in the words of quota scopes; nothing else has scopes.
+#[derive(Default)]
+struct Scopes {
+    is_pod: bool,
+    terminating: bool,
+    best_effort: bool,
+    crosses_namespaces: bool,
+    priority_class: String,
+}
+
+impl Scopes {
+    fn of(group: &str, resource: &str, object: &Value) -> Scopes {
+        if !group.is_empty() || resource != "pods" {
+            return Scopes::default();
+        }
+        let spec = &object["spec"];
+        Scopes {
+            is_pod: true,
+            terminating: int(spec, "activeDeadlineSeconds").is_some_and(|seconds| seconds >= 0),
+            best_effort: qos::class(spec) == "BestEffort",
+            crosses_namespaces: crosses_namespaces(&spec["affinity"]),
+            priority_class: text(spec, "priorityClassName").to_owned(),
+        }
+    }
+
+    fn fit(&self, quota: &Value) -> bool {
+        let named =
+            list(quota, "scopes").iter().filter_map(Value::as_str).all(|scope| self.holds(scope, "Exists", &[]));
+        self.is_pod
+            && named
+            && list(&quota["scopeSelector"], "matchExpressions").iter().all(|expression| {
+                self.holds(text(expression, "scopeName"), text(expression, "operator"), list(expression, "values"))
+            })
+    }
+
+    fn holds(&self, scope: &str, operator: &str, values: &[Value]) -> bool {
         let fits = match scope {
-            "Terminating" => terminating,
-            "NotTerminating" => !terminating,
-            "BestEffort" => qos::class(spec) == "BestEffort",
-            "NotBestEffort" => qos::class(spec) != "BestEffort",
-            "CrossNamespacePodAffinity" => crosses_namespaces(&spec["affinity"]),
+            "Terminating" => self.terminating,
+            "NotTerminating" => !self.terminating,
+            "BestEffort" => self.best_effort,
+            "NotBestEffort" => !self.best_effort,
+            "CrossNamespacePodAffinity" => self.crosses_namespaces,
             "PriorityClass" => {
-                let class = text(spec, "priorityClassName");
-                let among = values.iter().any(|value| value == class);
+                let among = values.iter().any(|value| value == self.priority_class.as_str());
                 return match operator {
                     "In" => among,
                     "NotIn" => !among,
-                    "DoesNotExist" => class.is_empty(),
-                    _ => !class.is_empty(),
+                    "DoesNotExist" => self.priority_class.is_empty(),
+                    _ => !self.priority_class.is_empty(),
                 };
             }
             _ => true,
         };
         if operator == "DoesNotExist" { !fits } else { fits }
-    };
-    list(quota, "scopes").iter().filter_map(Value::as_str).all(|scope| holds(scope, "Exists", &[]))
-        && list(&quota["scopeSelector"], "matchExpressions").iter().all(|expression| {
-            holds(text(expression, "scopeName"), text(expression, "operator"), list(expression, "values"))
-        })
+    }
+}
+
+/// Whether a pod falls under the scopes of a quota's spec.
+pub fn in_scope(quota: &Value, pod: &Value) -> bool {
+    Scopes::of("", "pods", pod).fit(quota)
 }
 
 /// Whether the quota limits only some pods, and so nothing else.

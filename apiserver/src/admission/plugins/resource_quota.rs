@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     lookup,
-    quota_usage::{Usage, has_scopes, in_scope, unspecified, usage},
+    quota_usage::{Charge, Usage, has_scopes, in_scope, unspecified},
 };
 use crate::{
     admission::{Admission, AdmissionOperation, AdmissionRequest},
@@ -27,8 +27,8 @@ use crate::{
     },
 };
 
-/// A charge is in the caches long before this, or its write failed without a word.
-const PENDING_MAX: Duration = Duration::from_secs(10);
+/// A charge is in the caches long before this, or its object is gone again already.
+const PENDING_MAX: Duration = Duration::from_secs(3);
 
 #[derive(Default)]
 pub struct ResourceQuota {
@@ -42,15 +42,15 @@ struct Pending {
     uid: String,
     /// Revision of the object when it was charged for an update; empty for a creation.
     before: String,
-    /// The whole object as admitted: which quotas it counts for depends on its content.
-    object: Value,
+    name: String,
+    charge: Charge,
     at: Instant,
 }
 
 impl Pending {
     /// The caches show the write (or a later one), so it is counted there.
     fn is_visible(&self, snapshot: &Snapshot) -> bool {
-        let cached = lookup::find(snapshot, self.resource.clone(), &self.namespace, name(&self.object));
+        let cached = lookup::find(snapshot, self.resource.clone(), &self.namespace, &self.name);
         match cached {
             Some(cached) if self.before.is_empty() => cached.meta.uid.as_str() == self.uid,
             Some(cached) => cached.meta.resource_version != self.before,
@@ -82,6 +82,8 @@ impl Admission for ResourceQuota {
         if quotas.is_empty() {
             return Ok(());
         }
+        let resource = request.resource.group_resource();
+        let charge = Charge::of(&resource.group, &resource.resource, object);
         let mut pending = self.pending.lock();
         pending.retain(|charge| charge.at.elapsed() < PENDING_MAX && !charge.is_visible(request.snapshot));
         if pending.len() >= limits::PENDING_CHARGES_MAX {
@@ -89,18 +91,19 @@ impl Admission for ResourceQuota {
         }
         for quota in &quotas {
             let quota = quota.typed::<Value>().map_err(Status::internal)?;
-            check(request, &quota, object, &pending)?;
+            check(request, &quota["spec"], name(&quota), object, &charge, &pending)?;
         }
         if !request.dry_run {
             pending.push(Pending {
                 namespace: request.namespace.to_owned(),
-                resource: request.resource.group_resource(),
+                resource,
                 uid: text(&object["metadata"], "uid").to_owned(),
                 before: request
                     .old_object
                     .map(|old| text(&old["metadata"], "resourceVersion").to_owned())
                     .unwrap_or_default(),
-                object: object.clone(),
+                name: name(object).to_owned(),
+                charge,
                 at: Instant::now(),
             });
         }
@@ -113,26 +116,22 @@ impl Admission for ResourceQuota {
     }
 }
 
-/// What an object uses of the names that a quota limits; nothing outside its scopes.
-fn charged(quota: &Value, resource: &GroupResource, object: &Value) -> Usage {
-    let spec = &quota["spec"];
-    let pods = resource.group.is_empty() && resource.resource == "pods";
-    if has_scopes(spec) && !(pods && in_scope(spec, object)) {
-        return Usage::new();
-    }
-    let mut usage = usage(&resource.group, &resource.resource, object);
-    usage.retain(|name, _| spec["hard"].get(name).is_some());
-    usage
-}
-
-fn check(request: &AdmissionRequest<'_>, quota: &Value, object: &Value, pending: &[Pending]) -> Result<(), Status> {
+fn check(
+    request: &AdmissionRequest<'_>,
+    quota: &Value,
+    quota_name: &str,
+    object: &Value,
+    charge: &Charge,
+    pending: &[Pending],
+) -> Result<(), Status> {
     let resource = request.resource.group_resource();
-    let wanted = charged(quota, &resource, object);
+    let wanted = charge.for_quota(quota);
     let pods = resource.group.is_empty() && resource.resource == "pods";
-    if pods && (!has_scopes(&quota["spec"]) || in_scope(&quota["spec"], object)) {
-        must_specify(request, quota, object)?;
+    if pods && (!has_scopes(quota) || in_scope(quota, object)) {
+        must_specify(request, quota, quota_name, object)?;
     }
-    let before = request.old_object.map(|old| charged(quota, &resource, old)).unwrap_or_default();
+    let charge_of = |object: &Value| Charge::of(&resource.group, &resource.resource, object).for_quota(quota);
+    let before = request.old_object.map(charge_of).unwrap_or_default();
     let delta: Usage = wanted
         .into_iter()
         .map(|(name, quantity)| {
@@ -148,7 +147,7 @@ fn check(request: &AdmissionRequest<'_>, quota: &Value, object: &Value, pending:
     let mut exceeded: BTreeMap<&str, [String; 3]> = BTreeMap::new();
     for (name, quantity) in &delta {
         let have = used.get(name).copied().unwrap_or(Quantity::ZERO);
-        let Some(hard) = parse_quantity(&quota["spec"]["hard"][name]) else { continue };
+        let Some(hard) = parse_quantity(&quota["hard"][name]) else { continue };
         if have.saturating_add(*quantity) > hard {
             exceeded.insert(name, [quantity.to_string(), have.to_string(), hard.to_string()]);
         }
@@ -160,8 +159,7 @@ fn check(request: &AdmissionRequest<'_>, quota: &Value, object: &Value, pending:
         exceeded.iter().map(|(name, values)| format!("{name}={}", values[index])).collect::<Vec<_>>().join(",")
     };
     Err(request.forbidden(format!(
-        "exceeded quota: {}, requested: {}, used: {}, limited: {}",
-        name(quota),
+        "exceeded quota: {quota_name}, requested: {}, used: {}, limited: {}",
         part(0),
         part(1),
         part(2)
@@ -169,8 +167,8 @@ fn check(request: &AdmissionRequest<'_>, quota: &Value, object: &Value, pending:
 }
 
 /// A counted compute resource must be given by every container, or it could not be counted.
-fn must_specify(request: &AdmissionRequest<'_>, quota: &Value, pod: &Value) -> Result<(), Status> {
-    let missing: Vec<String> = entries(&quota["spec"], "hard")
+fn must_specify(request: &AdmissionRequest<'_>, quota: &Value, quota_name: &str, pod: &Value) -> Result<(), Status> {
+    let missing: Vec<String> = entries(quota, "hard")
         .filter_map(|(counted, _)| {
             let containers = unspecified(pod, counted);
             (!containers.is_empty()).then(|| format!("{counted} for: {}", containers.join(",")))
@@ -179,7 +177,7 @@ fn must_specify(request: &AdmissionRequest<'_>, quota: &Value, pod: &Value) -> R
     if missing.is_empty() || request.operation == AdmissionOperation::Update {
         return Ok(());
     }
-    Err(request.forbidden(format!("failed quota: {}: must specify {}", name(quota), missing.join("; "))))
+    Err(request.forbidden(format!("failed quota: {quota_name}: must specify {}", missing.join("; "))))
 }
 
 /// What the namespace uses now of this resource, the charges in flight included.
@@ -195,15 +193,18 @@ fn used(request: &AdmissionRequest<'_>, quota: &Value, resource: &GroupResource,
         pending.iter().any(|charge| !charge.before.is_empty() && charge.uid == object.meta.uid.as_str())
     };
     for object in lookup::list(request.snapshot, resource.clone(), Some(request.namespace)) {
+        let charge = |json: &bytes::Bytes| -> Result<Charge, serde_json::Error> {
+            Ok(Charge::of(&resource.group, &resource.resource, &serde_json::from_slice(json)?))
+        };
         if !in_flight(&object)
-            && let Ok(value) = object.typed::<Value>()
+            && let Ok(charge) = object.derive(charge)
         {
-            add(charged(quota, resource, &value));
+            add(charge.for_quota(quota));
         }
     }
-    for charge in pending.iter().filter(|charge| charge.resource == *resource && charge.namespace == request.namespace)
+    for pending in pending.iter().filter(|charge| charge.resource == *resource && charge.namespace == request.namespace)
     {
-        add(charged(quota, resource, &charge.object));
+        add(pending.charge.for_quota(quota));
     }
     total
 }
