@@ -132,7 +132,8 @@ fn published_ports_answer_from_outside_from_the_host_and_from_the_pod_itself() {
     let dir = tempfile::tempdir().unwrap();
     let (host, pod) = (Netns::create().unwrap(), Netns::create().unwrap());
     let outside = outside(&host);
-    let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": ""}]);
+    // As containerd writes it.
+    let ports = json!([{"HostPort": 8080, "ContainerPort": 80, "Protocol": "TCP", "HostIP": ""}]);
     let input = conf(dir.path(), &["10.42.7.0/24"], ports);
     host.run(|| plugin::execute(&environment("ADD", "aaa", &pod), &input).unwrap()).unwrap();
 

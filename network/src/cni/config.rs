@@ -121,19 +121,30 @@ impl Environment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
+    // containerd writes the names of its Go fields, which Go reads in any case.
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
-    #[serde(default = "default_protocol")]
+    #[serde(default = "default_protocol", alias = "Protocol")]
     pub protocol: String,
     /// Unspecified or absent: all addresses of the host.
-    #[serde(default, rename = "hostIP", skip_serializing_if = "Option::is_none", deserialize_with = "empty_is_none")]
+    #[serde(
+        default,
+        rename = "hostIP",
+        alias = "HostIP",
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "empty_is_none"
+    )]
     pub host_ip: Option<IpAddr>,
 }
 
+/// What the runtime adds for one pod. Read only by ADD, so that nothing strange
+/// in it can keep a pod from being taken down.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RuntimeConfig {
-    pub port_mappings: Vec<PortMapping>,
+    port_mappings: Value,
 }
 
 /// The network configuration, as the network component writes it and the runtime passes it on.
@@ -188,6 +199,13 @@ impl NetConf {
             return Err(CniError::new(ErrorCode::IncompatibleVersion, "incompatible CNI version", details));
         }
         Ok(conf)
+    }
+
+    /// The ports to publish.
+    pub fn port_mappings(&self) -> Result<Vec<PortMapping>, CniError> {
+        let mappings = Option::<Vec<PortMapping>>::deserialize(&self.runtime_config.port_mappings)
+            .map_err(|error| CniError::new(ErrorCode::Decode, "decode runtimeConfig.portMappings", error))?;
+        Ok(mappings.unwrap_or_default().into_iter().filter(|mapping| mapping.host_port != 0).collect())
     }
 
     /// Checks what ADD needs.
@@ -279,14 +297,17 @@ mod tests {
         let conf = NetConf::parse(
             br#"{"cniVersion":"1.0.0","name":"n","type":"skiff-cni","subnets":["10.42.0.0/24"],
                 "runtimeConfig":{"portMappings":[
-                  {"hostPort":80,"containerPort":8080,"protocol":"TCP","hostIP":""},
-                  {"hostPort":53,"containerPort":53,"protocol":"udp","hostIP":"192.0.2.1"}]}}"#,
+                  {"HostPort":80,"ContainerPort":8080,"Protocol":"TCP","HostIP":""},
+                  {"hostPort":53,"containerPort":53,"protocol":"udp","hostIP":"192.0.2.1"},
+                  {"HostPort":54,"ContainerPort":5454,"Protocol":"tcp","HostIP":"192.0.2.2"}]}}"#,
         )
         .unwrap();
         conf.validate().unwrap();
-        let mappings = &conf.runtime_config.port_mappings;
+        let mappings = conf.port_mappings().unwrap();
         assert_eq!(mappings[0].host_ip, None);
         assert_eq!(mappings[1].host_ip, Some("192.0.2.1".parse().unwrap()));
+        assert_eq!((mappings[2].host_port, mappings[2].container_port), (54, 5454));
+        assert_eq!(mappings[2].host_ip, Some("192.0.2.2".parse().unwrap()));
     }
 
     #[test]

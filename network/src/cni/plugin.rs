@@ -84,8 +84,7 @@ fn add(environment: &Environment, conf: &NetConf) -> Result<String, CniError> {
     let netns_path = environment.required_netns()?;
     let netns = open_netns(netns_path)?;
     let (container, interface) = (environment.container_id.as_str(), environment.interface.as_str());
-    let mappings: Vec<PortMapping> =
-        conf.runtime_config.port_mappings.iter().filter(|mapping| mapping.host_port != 0).cloned().collect();
+    let mappings = conf.port_mappings()?;
     let mut pool = Pool::open(&lease_dir(conf))?;
     let displaced = pool.displace_ports(container, interface, &mappings);
     let addresses = pool.reserve(container, interface, netns_path, &conf.subnets, &mappings)?;
