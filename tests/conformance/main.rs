@@ -12,6 +12,7 @@
 
 mod api;
 mod api_machinery;
+mod apps;
 mod auth;
 mod bring;
 mod context;
@@ -64,8 +65,10 @@ macro_rules! rows {
 fn covered() -> Vec<Test> {
     [
         api_machinery::tests(),
+        apps::tests(),
         auth::tests(),
         instrumentation::tests(),
+        network::tests(),
         node::tests(),
         scheduling::tests(),
         storage::tests(),

@@ -97,7 +97,12 @@ async fn api_server_endpoints(context: Context) -> Result<()> {
     let endpoints = context.get(&format!("{}/kubernetes", core("default", "endpoints"))).await?;
     let addresses = endpoints["subsets"][0]["addresses"].as_array().cloned().unwrap_or_default();
     ensure!(!addresses.is_empty(), "{endpoints}");
-    let slices = context.list(&format!("{}?labelSelector=kubernetes.io/service-name=kubernetes", group("discovery.k8s.io/v1", "default", "endpointslices"))).await?;
+    let slices = context
+        .list(&format!(
+            "{}?labelSelector=kubernetes.io/service-name=kubernetes",
+            group("discovery.k8s.io/v1", "default", "endpointslices")
+        ))
+        .await?;
     let listed: Vec<&Value> = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten().collect();
     for address in &addresses {
         ensure!(listed.iter().any(|endpoint| endpoint["addresses"][0] == address["ip"]), "{address} is in no slice");
@@ -133,7 +138,10 @@ async fn dns_cluster(context: Context) -> Result<()> {
 
 async fn dns_hosts(context: Context) -> Result<()> {
     let namespace = context.namespace().await?;
-    let object = with(pod("client", &[shell(&context, "sleep 1000")]), json!({"spec": {"hostname": "dns-querier", "subdomain": "sub"}}));
+    let object = with(
+        pod("client", &[shell(&context, "sleep 1000")]),
+        json!({"spec": {"hostname": "dns-querier", "subdomain": "sub"}}),
+    );
     context.start_pod(&namespace, &object).await?;
     let full = format!("dns-querier.sub.{namespace}.svc.cluster.local");
     succeeds(&context, &namespace, "cat /etc/hosts", &full).await?;
@@ -151,8 +159,15 @@ async fn dns_services(context: Context) -> Result<()> {
     client(&context, &namespace).await?;
     let server = context.start_pod(&namespace, &pod("server", &[netexec(&context)])).await?;
     let ports = json!([{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]);
-    service(&context, &namespace, "headless", json!({"clusterIP": "None", "selector": {"name": "server"}, "ports": ports})).await?;
-    let regular = service(&context, &namespace, "regular", json!({"selector": {"name": "server"}, "ports": ports})).await?;
+    service(
+        &context,
+        &namespace,
+        "headless",
+        json!({"clusterIP": "None", "selector": {"name": "server"}, "ports": ports}),
+    )
+    .await?;
+    let regular =
+        service(&context, &namespace, "regular", json!({"selector": {"name": "server"}, "ports": ports})).await?;
     let (pod_ip, cluster_ip) = (&server["status"]["podIP"], &regular["spec"]["clusterIP"]);
     let domain = format!("{namespace}.svc.cluster.local");
     for (service, address) in [("headless", pod_ip), ("regular", cluster_ip)] {
@@ -168,10 +183,16 @@ async fn dns_partial(context: Context) -> Result<()> {
     let namespace = context.namespace().await?;
     client(&context, &namespace).await?;
     context.start_pod(&namespace, &pod("server", &[netexec(&context)])).await?;
-    service(&context, &namespace, "partial", json!({"selector": {"name": "server"}, "ports": [{"port": 80, "targetPort": 8080}]})).await?;
+    service(
+        &context,
+        &namespace,
+        "partial",
+        json!({"selector": {"name": "server"}, "ports": [{"port": 80, "targetPort": 8080}]}),
+    )
+    .await?;
     // As programs do it, by the search list of resolv.conf.
     for host in ["partial".to_owned(), format!("partial.{namespace}"), format!("partial.{namespace}.svc")] {
-        succeeds(&context, &namespace, &format!("wget -q -T 5 -O - http://{host}/hostname"), "server").await?;
+        succeeds(&context, &namespace, &format!("timeout 5 wget -q -O - http://{host}/hostname"), "server").await?;
     }
     Ok(())
 }
@@ -180,7 +201,8 @@ async fn dns_pod(context: Context, subdomain: bool) -> Result<()> {
     let namespace = context.namespace().await?;
     client(&context, &namespace).await?;
     let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
-    service(&context, &namespace, "sub", json!({"clusterIP": "None", "selector": {"name": "server"}, "ports": ports})).await?;
+    service(&context, &namespace, "sub", json!({"clusterIP": "None", "selector": {"name": "server"}, "ports": ports}))
+        .await?;
     let object = with(pod("server", &[netexec(&context)]), json!({"spec": {"hostname": "named", "subdomain": "sub"}}));
     let server = context.start_pod(&namespace, &object).await?;
     let address = server["status"]["podIP"].as_str().context("no address")?;
@@ -191,7 +213,8 @@ async fn dns_pod(context: Context, subdomain: bool) -> Result<()> {
 async fn dns_external_name(context: Context) -> Result<()> {
     let namespace = context.namespace().await?;
     client(&context, &namespace).await?;
-    service(&context, &namespace, "outside", json!({"type": "ExternalName", "externalName": "foo.example.com"})).await?;
+    service(&context, &namespace, "outside", json!({"type": "ExternalName", "externalName": "foo.example.com"}))
+        .await?;
     let path = format!("{}/outside", core(&namespace, "services"));
     let host = format!("outside.{namespace}.svc.cluster.local");
     let query = format!("nslookup -type=cname {host} || true");
@@ -226,7 +249,10 @@ async fn told(context: &Context, namespace: &str, service: &str, addresses: Vec<
         found.sort();
         found.dedup();
         ensure!(found == wanted, "Endpoints tell {found:?}");
-        let path = format!("{}?labelSelector=kubernetes.io/service-name={service}", group("discovery.k8s.io/v1", namespace, "endpointslices"));
+        let path = format!(
+            "{}?labelSelector=kubernetes.io/service-name={service}",
+            group("discovery.k8s.io/v1", namespace, "endpointslices")
+        );
         let slices = context.list(&path).await?;
         let mut found: Vec<String> = slices
             .iter()
@@ -248,8 +274,18 @@ fn address(pod: &Value) -> String {
 
 async fn endpoints_of_pods(context: Context) -> Result<()> {
     let namespace = context.namespace().await?;
-    let first = context.start_pod(&namespace, &with(pod("one", &[netexec(&context)]), json!({"metadata": {"labels": {"app": "both"}}}))).await?;
-    let second = context.start_pod(&namespace, &with(pod("two", &[netexec(&context)]), json!({"metadata": {"labels": {"app": "both"}}}))).await?;
+    let first = context
+        .start_pod(
+            &namespace,
+            &with(pod("one", &[netexec(&context)]), json!({"metadata": {"labels": {"app": "both"}}})),
+        )
+        .await?;
+    let second = context
+        .start_pod(
+            &namespace,
+            &with(pod("two", &[netexec(&context)]), json!({"metadata": {"labels": {"app": "both"}}})),
+        )
+        .await?;
     let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "udp", "port": 81, "targetPort": 8081, "protocol": "UDP"}]);
     service(&context, &namespace, "single", json!({"selector": {"name": "one"}, "ports": ports})).await?;
     service(&context, &namespace, "both", json!({"selector": {"app": "both"}, "ports": ports})).await?;
@@ -262,7 +298,10 @@ async fn empty_service(context: Context, slices: bool) -> Result<()> {
     service(&context, &namespace, "empty", json!({"selector": {"no": "pod"}, "ports": [{"port": 80}]})).await?;
     told(&context, &namespace, "empty", Vec::new()).await?;
     context.delete(&format!("{}/empty", core(&namespace, "services"))).await?;
-    let path = format!("{}?labelSelector=kubernetes.io/service-name=empty", group("discovery.k8s.io/v1", &namespace, "endpointslices"));
+    let path = format!(
+        "{}?labelSelector=kubernetes.io/service-name=empty",
+        group("discovery.k8s.io/v1", &namespace, "endpointslices")
+    );
     if !slices {
         return context.until_gone(&format!("{}/empty", core(&namespace, "endpoints"))).await;
     }
@@ -276,14 +315,17 @@ async fn empty_service(context: Context, slices: bool) -> Result<()> {
 
 async fn slice_operations(context: Context) -> Result<()> {
     let namespace = Some(context.namespace().await?);
-    let objects = three(&json!({"addressType": "IPv4", "endpoints": [{"addresses": ["1.2.3.4"]}], "ports": [{"name": "http", "port": 80}]}));
+    let objects = three(
+        &json!({"addressType": "IPv4", "endpoints": [{"addresses": ["1.2.3.4"]}], "ports": [{"name": "http", "port": 80}]}),
+    );
     let (version, kind, plural) = ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices");
     Operations { version, kind, plural, namespace, objects, status: None }.run(&context).await
 }
 
 async fn endpoint_lifecycle(context: Context) -> Result<()> {
     let namespace = Some(context.namespace().await?);
-    let objects = three(&json!({"subsets": [{"addresses": [{"ip": "10.0.0.24"}], "ports": [{"name": "http", "port": 80}]}]}));
+    let objects =
+        three(&json!({"subsets": [{"addresses": [{"ip": "10.0.0.24"}], "ports": [{"name": "http", "port": 80}]}]}));
     let (version, kind, plural) = ("v1", "Endpoints", "endpoints");
     Operations { version, kind, plural, namespace, objects, status: None }.run(&context).await
 }
@@ -295,7 +337,10 @@ async fn mirroring(context: Context) -> Result<()> {
     let path = core(&namespace, "endpoints");
     context.create(&path, &json!({"metadata": {"name": "custom"}, "subsets": subsets("10.1.2.3")})).await?;
     told(&context, &namespace, "custom", vec!["10.1.2.3".to_owned()]).await?;
-    let selected = format!("{}?labelSelector=kubernetes.io/service-name=custom", group("discovery.k8s.io/v1", &namespace, "endpointslices"));
+    let selected = format!(
+        "{}?labelSelector=kubernetes.io/service-name=custom",
+        group("discovery.k8s.io/v1", &namespace, "endpointslices")
+    );
     let slices = context.list(&selected).await?;
     let by = &slices[0]["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"];
     ensure!(by == "endpointslicemirroring-controller.k8s.io", "managed by {by}");
@@ -353,10 +398,16 @@ async fn granular(context: Context, protocol: &str, from_node: bool) -> Result<(
     let nodes = context.nodes().await?;
     let mut servers = Vec::new();
     for (number, node) in nodes.iter().enumerate() {
-        let object = with(pod(&format!("netserver-{number}"), &[netexec(&context)]), json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": name(node)}}}));
+        let object = with(
+            pod(&format!("netserver-{number}"), &[netexec(&context)]),
+            json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": name(node)}}}),
+        );
         servers.push(context.start_pod(&namespace, &object).await?);
     }
-    let mut asker = pod("client", &[with(netexec(&context), json!({"args": ["netexec", "--http-port", "18080", "--udp-port", "18081"]}))]);
+    let mut asker = pod(
+        "client",
+        &[with(netexec(&context), json!({"args": ["netexec", "--http-port", "18080", "--udp-port", "18081"]}))],
+    );
     if from_node {
         asker["spec"]["hostNetwork"] = true.into();
     }
@@ -364,7 +415,7 @@ async fn granular(context: Context, protocol: &str, from_node: bool) -> Result<(
     let port = if protocol == "udp" { 8081 } else { 8080 };
     for server in &servers {
         let query = format!("/dial?request=hostname&protocol={protocol}&host={}&port={port}&tries=3", address(server));
-        let script = format!("wget -q -T 20 -O - 'http://127.0.0.1:18080{query}'");
+        let script = format!("timeout 20 wget -q -O - 'http://127.0.0.1:18080{query}'");
         succeeds(&context, &namespace, &script, &format!("answers={}\n", name(server))).await?;
     }
     Ok(())
@@ -379,7 +430,7 @@ async fn basic_endpoint(context: Context) -> Result<()> {
     let labels = json!({"metadata": {"labels": {"app": "basic"}}});
     let first = context.start_pod(&namespace, &with(pod("one", &[netexec(&context)]), labels.clone())).await?;
     told(&context, &namespace, "basic", vec![address(&first)]).await?;
-    let ask = "wget -q -T 3 -O - http://basic/hostname";
+    let ask = "timeout 3 wget -q -O - http://basic/hostname";
     succeeds(&context, &namespace, ask, "one").await?;
     let second = context.start_pod(&namespace, &with(pod("two", &[netexec(&context)]), labels)).await?;
     told(&context, &namespace, "basic", vec![address(&first), address(&second)]).await?;
@@ -399,12 +450,13 @@ async fn multiport(context: Context) -> Result<()> {
     let mut addresses = Vec::new();
     for (pod_name, port_name, number) in [("pod1", "portname1", "100"), ("pod2", "portname2", "101")] {
         let over = json!({"args": ["netexec", "--http-port", number], "ports": [{"name": port_name, "containerPort": number.parse::<u16>()?}]});
-        let object = with(pod(pod_name, &[with(netexec(&context), over)]), json!({"metadata": {"labels": {"app": "multi"}}}));
+        let object =
+            with(pod(pod_name, &[with(netexec(&context), over)]), json!({"metadata": {"labels": {"app": "multi"}}}));
         addresses.push(address(&context.start_pod(&namespace, &object).await?));
         told(&context, &namespace, "multi", addresses.clone()).await?;
     }
-    succeeds(&context, &namespace, "wget -q -T 3 -O - http://multi:80/hostname", "pod1").await?;
-    succeeds(&context, &namespace, "wget -q -T 3 -O - http://multi:81/hostname", "pod2").await?;
+    succeeds(&context, &namespace, "timeout 3 wget -q -O - http://multi:80/hostname", "pod1").await?;
+    succeeds(&context, &namespace, "timeout 3 wget -q -O - http://multi:81/hostname", "pod2").await?;
     for pod in ["pod1", "pod2"] {
         context.delete(&format!("{}/{pod}", core(&namespace, "pods"))).await?;
     }
@@ -414,12 +466,25 @@ async fn multiport(context: Context) -> Result<()> {
 async fn two_protocols(context: Context) -> Result<()> {
     let namespace = context.namespace().await?;
     context.start_pod(&namespace, &pod("client", &[netexec(&context)])).await?;
-    context.start_pod(&namespace, &pod("server", &[with(netexec(&context), json!({"args": ["netexec", "--http-port", "80", "--udp-port", "80"]}))])).await?;
+    context
+        .start_pod(
+            &namespace,
+            &pod(
+                "server",
+                &[with(netexec(&context), json!({"args": ["netexec", "--http-port", "80", "--udp-port", "80"]}))],
+            ),
+        )
+        .await?;
     let tcp = json!({"name": "tcp-port", "port": 80, "protocol": "TCP"});
     let udp = json!({"name": "udp-port", "port": 80, "protocol": "UDP"});
-    let made = service(&context, &namespace, "both", json!({"selector": {"name": "server"}, "ports": [tcp, udp]})).await?;
+    let made =
+        service(&context, &namespace, "both", json!({"selector": {"name": "server"}, "ports": [tcp, udp]})).await?;
     let cluster = made["spec"]["clusterIP"].as_str().context("no clusterIP")?.to_owned();
-    let ask = |protocol: &str| format!("wget -q -T 20 -O - 'http://127.0.0.1:8080/dial?request=hostname&protocol={protocol}&host={cluster}&port=80&tries=1'");
+    let ask = |protocol: &str| {
+        format!(
+            "timeout 20 wget -q -O - 'http://127.0.0.1:8080/dial?request=hostname&protocol={protocol}&host={cluster}&port=80&tries=1'"
+        )
+    };
     for protocol in ["http", "udp"] {
         succeeds(&context, &namespace, &ask(protocol), "answers=server\n").await?;
     }
@@ -432,7 +497,10 @@ async fn two_protocols(context: Context) -> Result<()> {
 /// A deployment of two servers behind a service.
 async fn servers(context: &Context, namespace: &str) -> Result<()> {
     for number in 1..=2 {
-        let object = with(pod(&format!("server-{number}"), &[netexec(context)]), json!({"metadata": {"labels": {"app": "server"}}}));
+        let object = with(
+            pod(&format!("server-{number}"), &[netexec(context)]),
+            json!({"metadata": {"labels": {"app": "server"}}}),
+        );
         context.start_pod(namespace, &object).await?;
     }
     Ok(())
@@ -454,25 +522,27 @@ async fn node_port(context: Context) -> Result<()> {
     let spec = json!({"type": "NodePort", "selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8080}]});
     let made = service(&context, &namespace, "outer", spec).await?;
     let port = made["spec"]["ports"][0]["nodePort"].as_u64().context("no nodePort")?;
-    succeeds(&context, &namespace, "wget -q -T 3 -O - http://outer/hostname", "server-").await?;
+    succeeds(&context, &namespace, "timeout 3 wget -q -O - http://outer/hostname", "server-").await?;
     for node in node_addresses(&context).await? {
-        succeeds(&context, &namespace, &format!("wget -q -T 3 -O - http://{node}:{port}/hostname"), "server-").await?;
+        succeeds(&context, &namespace, &format!("timeout 3 wget -q -O - http://{node}:{port}/hostname"), "server-").await?;
     }
     Ok(())
 }
 
 async fn from_external(context: Context, kind: &str) -> Result<()> {
     let namespace = context.namespace().await?;
-    service(&context, &namespace, "changing", json!({"type": "ExternalName", "externalName": "foo.example.com"})).await?;
+    service(&context, &namespace, "changing", json!({"type": "ExternalName", "externalName": "foo.example.com"}))
+        .await?;
     client(&context, &namespace).await?;
     servers(&context, &namespace).await?;
     let spec = json!({"type": kind, "externalName": null, "selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8080}]});
     let changed = context.merge(&format!("{}/changing", core(&namespace, "services")), json!({"spec": spec})).await?;
-    succeeds(&context, &namespace, "wget -q -T 3 -O - http://changing/hostname", "server-").await?;
+    succeeds(&context, &namespace, "timeout 3 wget -q -O - http://changing/hostname", "server-").await?;
     if kind == "NodePort" {
         let port = changed["spec"]["ports"][0]["nodePort"].as_u64().context("no nodePort")?;
         for node in node_addresses(&context).await? {
-            succeeds(&context, &namespace, &format!("wget -q -T 3 -O - http://{node}:{port}/hostname"), "server-").await?;
+            succeeds(&context, &namespace, &format!("timeout 3 wget -q -O - http://{node}:{port}/hostname"), "server-")
+                .await?;
         }
     }
     Ok(())
@@ -483,12 +553,22 @@ async fn to_external(context: Context, kind: &str) -> Result<()> {
     service(&context, &namespace, "changing", json!({"type": kind, "ports": [{"port": 80}]})).await?;
     client(&context, &namespace).await?;
     servers(&context, &namespace).await?;
-    service(&context, &namespace, "target", json!({"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8080}]})).await?;
+    service(
+        &context,
+        &namespace,
+        "target",
+        json!({"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8080}]}),
+    )
+    .await?;
     let external = format!("target.{namespace}.svc.cluster.local");
     let spec = json!({"type": "ExternalName", "externalName": external, "clusterIP": null, "clusterIPs": null});
     let changed = context.merge(&format!("{}/changing", core(&namespace, "services")), json!({"spec": spec})).await?;
-    ensure!(changed["spec"]["clusterIP"].as_str().is_none_or(str::is_empty), "it keeps {}", changed["spec"]["clusterIP"]);
-    succeeds(&context, &namespace, "wget -q -T 3 -O - http://changing/hostname", "server-").await.map(drop)
+    ensure!(
+        changed["spec"]["clusterIP"].as_str().is_none_or(str::is_empty),
+        "it keeps {}",
+        changed["spec"]["clusterIP"]
+    );
+    succeeds(&context, &namespace, "timeout 3 wget -q -O - http://changing/hostname", "server-").await.map(drop)
 }
 
 async fn affinity(context: Context, node: bool, switch: bool) -> Result<()> {
@@ -505,7 +585,9 @@ async fn affinity(context: Context, node: bool, switch: bool) -> Result<()> {
     } else {
         made["spec"]["clusterIP"].as_str().context("no clusterIP")?.to_owned()
     };
-    let script = format!("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do wget -q -T 3 -O - http://{host}/hostname; echo; done");
+    let script = format!(
+        "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do timeout 3 wget -q -O - http://{host}/hostname; echo; done"
+    );
     let sticks = |wanted: bool| {
         let (context, namespace, script) = (context.clone(), namespace.clone(), script.clone());
         async move {
@@ -523,10 +605,12 @@ async fn affinity(context: Context, node: bool, switch: bool) -> Result<()> {
         let path = format!("{}/sticky", core(&namespace, "services"));
         context.modify(&path, |service| service["spec"]["sessionAffinity"] = "ClientIP".into()).await?;
         sticks(true).await?;
-        context.modify(&path, |service| {
-            service["spec"]["sessionAffinity"] = "None".into();
-            service["spec"]["sessionAffinityConfig"] = Value::Null;
-        }).await?;
+        context
+            .modify(&path, |service| {
+                service["spec"]["sessionAffinity"] = "None".into();
+                service["spec"]["sessionAffinityConfig"] = Value::Null;
+            })
+            .await?;
         sticks(false).await?;
     }
     Ok(())
@@ -534,7 +618,9 @@ async fn affinity(context: Context, node: bool, switch: bool) -> Result<()> {
 
 async fn service_status(context: Context) -> Result<()> {
     let namespace = Some(context.namespace().await?);
-    let objects = three(&json!({"spec": {"type": "LoadBalancer", "loadBalancerClass": "example.com/none", "ports": [{"name": "http", "port": 80}]}}));
+    let objects = three(
+        &json!({"spec": {"type": "LoadBalancer", "loadBalancerClass": "example.com/none", "ports": [{"name": "http", "port": 80}]}}),
+    );
     let status = Some(json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}));
     let (version, kind, plural) = ("v1", "Service", "services");
     Operations { version, kind, plural, namespace, objects, status }.run(&context).await
@@ -556,7 +642,10 @@ async fn service_collection(context: Context) -> Result<()> {
 
 async fn service_list(context: Context) -> Result<()> {
     let all = context.list("/api/v1/services").await?;
-    ensure!(all.iter().any(|service| name(service) == "kubernetes" && service["metadata"]["namespace"] == "default"), "not found");
+    ensure!(
+        all.iter().any(|service| name(service) == "kubernetes" && service["metadata"]["namespace"] == "default"),
+        "not found"
+    );
     Ok(())
 }
 
@@ -565,7 +654,10 @@ async fn proxy(context: Context, path: &str) -> Result<()> {
     context.start_pod(&namespace, &pod("server", &[netexec(&context)])).await?;
     let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
     service(&context, &namespace, "server", json!({"selector": {"name": "server"}, "ports": ports})).await?;
-    let targets = [format!("{}/server:8080/proxy", core(&namespace, "pods")), format!("{}/server:http/proxy", core(&namespace, "services"))];
+    let targets = [
+        format!("{}/server:8080/proxy", core(&namespace, "pods")),
+        format!("{}/server:http/proxy", core(&namespace, "services")),
+    ];
     for target in targets {
         eventually(&format!("{target} answers"), LIMIT, || async {
             context.call("GET", &format!("{target}/hostname"), None).await?.expect(200).map(drop)

@@ -117,7 +117,7 @@ async fn initial_delay(context: Context) -> Result<()> {
     let ready = context.start_pod(&namespace, &delayed).await?;
     ensure!(restarts_of(&ready) == 0, "{}", brief(&ready));
     let seconds =
-        |text: &Value| k8s_openapi::jiff::Timestamp::strptime("%Y-%m-%dT%H:%M:%SZ", text.as_str().unwrap_or_default());
+        |text: &Value| text.as_str().unwrap_or_default().parse::<k8s_openapi::jiff::Timestamp>();
     let started = seconds(&container(&ready, "main")["state"]["running"]["startedAt"])?;
     let became = seconds(&crate::pods::condition(&ready, "Ready")["lastTransitionTime"])?;
     let took = became.as_second() - started.as_second();
