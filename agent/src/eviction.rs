@@ -1,7 +1,13 @@
 //! Frees memory and disk before the kernel or the disk run out: unused images
 //! first, then whole pods, the least deserving first.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::Pod;
 use skiff_host::{fs::FsUsage, process::memory_available_bytes};
@@ -14,6 +20,7 @@ use crate::{
     images::{ImageGc, ImageImporter},
     limits,
     pods::{PodSet, spec},
+    quantity,
 };
 
 /// What is short.
@@ -26,6 +33,50 @@ enum Shortage {
 /// After an eviction the machine gets this long to recover before the next.
 const PAUSE_AFTER_EVICTION: Duration = Duration::from_secs(30);
 
+/// A volume of a pod that holds more than it may, as the message for its end.
+fn outgrown(pod: &Pod, directory: impl Fn(&str) -> PathBuf) -> Option<String> {
+    for volume in spec::spec(pod).volumes.iter().flatten() {
+        let Some(source) = volume.empty_dir.as_ref().filter(|source| source.medium.as_deref().unwrap_or("").is_empty())
+        else {
+            continue;
+        };
+        let Some(limit) = source.size_limit.as_ref() else { continue };
+        let bytes = quantity::value(limit).and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+        if bytes.is_some_and(|bytes| disk_usage(&directory(&volume.name)) > bytes) {
+            return Some(format!("Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ", volume.name, limit.0));
+        }
+    }
+    None
+}
+
+/// Bytes on disk of everything below a directory; what vanishes meanwhile does not count.
+fn disk_usage(directory: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()) + metadata.blocks() * 512,
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
+
+/// Ends pods whose volumes outgrew their limits. Walking directories may take long, so it has a thread of its own.
+async fn evict_outgrown(context: &Arc<Context>, pods: &PodSet) {
+    let (context, all) = (Arc::clone(context), pods.pods());
+    let walk = tokio::task::spawn_blocking(move || {
+        let live = all.into_iter().filter(|pod| !spec::is_deleting(pod) && !spec::is_terminal(pod));
+        let found = live.filter_map(|pod| {
+            let message = outgrown(&pod, |name| context.volumes.empty_dir(&pod, name))?;
+            Some((pod, message))
+        });
+        found.collect::<Vec<_>>()
+    });
+    for (pod, message) in walk.await.unwrap_or_default() {
+        tracing::warn!(component = "eviction", pod = spec::full_name(&pod), message, "evicting pod");
+        pods.evict(spec::uid(&pod), &message);
+    }
+}
+
 /// Watches memory and disk until `token` is cancelled.
 pub async fn run(
     context: Arc<Context>,
@@ -36,6 +87,7 @@ pub async fn run(
 ) {
     loop {
         let mut pause = limits::NODE_CHECK_PERIOD;
+        evict_outgrown(&context, &pods).await;
         let disk = skiff_host::fs::usage(&context.config.data_dir).unwrap_or_default();
         let shortage = shortage(&context.config.eviction, disk, memory_available_bytes());
         let mut keep: BTreeSet<String> = importer.as_ref().map(|importer| importer.imported()).unwrap_or_default();
@@ -127,5 +179,20 @@ mod tests {
         ];
         assert_eq!(spec::name(&victim(&pods).unwrap()), "free");
         assert!(victim(&pods[..1]).is_none());
+    }
+
+    #[test]
+    fn a_volume_over_its_limit_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("v/deep")).unwrap();
+        std::fs::write(root.path().join("v/deep/file"), vec![1; 64 << 10]).unwrap();
+        let pod = |limit: &str| -> Pod {
+            serde_json::from_value(json!({"spec": {"containers": [], "volumes": [
+                {"name": "v", "emptyDir": {"sizeLimit": limit}}]}}))
+            .unwrap()
+        };
+        let check = |limit: &str| outgrown(&pod(limit), |name| root.path().join(name));
+        assert_eq!(check("32Ki").unwrap(), "Usage of EmptyDir volume \"v\" exceeds the limit \"32Ki\". ");
+        assert_eq!(check("1Mi"), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    os::unix::fs::PermissionsExt,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -150,6 +151,10 @@ fn prepare(mut config: AgentConfig) -> Result<AgentConfig, AgentError> {
     for directory in [config.pods_dir(), config.pod_log_dir(), config.seccomp_dir()] {
         std::fs::create_dir_all(&directory).map_err(AgentError::io("create", &directory))?;
     }
+    // Volumes hold secrets; only containers that mount them may get there.
+    let pods = config.pods_dir();
+    std::fs::set_permissions(&pods, std::fs::Permissions::from_mode(0o750))
+        .map_err(AgentError::io("set permissions of", &pods))?;
     Ok(config)
 }
 

@@ -1,6 +1,6 @@
 //! Brings a pod that should run to that state, one round at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -264,7 +264,9 @@ impl PodWorker {
             hosts::managed(pod, &ips, &self.context.config.cluster_domain)
         };
         let path = self.context.volumes.pod_dir(&self.uid).join("etc-hosts");
-        if let Err(error) = std::fs::write(&path, text) {
+        // Every user of the container reads it, whatever our umask is.
+        let readable = || std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644));
+        if let Err(error) = std::fs::write(&path, text).and_then(|()| readable()) {
             tracing::warn!(component = "pod", path = %path.display(), %error, "write hosts file");
         }
     }

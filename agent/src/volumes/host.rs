@@ -79,6 +79,11 @@ impl VolumeHost {
         self.pod_dir(spec::uid(pod)).join("volumes").join(format!("kubernetes.io~{kind}")).join(name)
     }
 
+    /// Where an emptyDir volume of a pod is.
+    pub fn empty_dir(&self, pod: &Pod, name: &str) -> PathBuf {
+        self.volume_dir(pod, "empty-dir", name)
+    }
+
     /// Makes all volumes of a pod ready, or refreshes their content.
     pub async fn mount_all(&self, pod: &Pod, facts: &NodeFacts) -> Result<Volumes, VolumeError> {
         let mut volumes = Volumes::default();
@@ -99,7 +104,7 @@ impl VolumeHost {
     ) -> Result<MountedVolume, String> {
         let ready = |path: PathBuf, read_only| MountedVolume { source: VolumeSource::Path(path), read_only };
         if let Some(source) = &volume.empty_dir {
-            let directory = self.volume_dir(pod, "empty-dir", &volume.name);
+            let directory = self.empty_dir(pod, &volume.name);
             directories::empty_dir(&directory, source, fs_group(pod))?;
             return Ok(ready(directory, false));
         }
