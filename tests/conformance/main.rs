@@ -135,8 +135,22 @@ async fn run(words: Vec<String>) -> Result<ExitCode> {
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Runs a row, and once more when it fails: on a busy machine a deadline may
+/// pass for no fault of the product. The first failure is always printed.
 async fn one<'a>(context: &Context, row: &'a Row, test: Test) -> Outcome<'a> {
     let started = Instant::now();
+    let mut error = attempt(context, &test).await;
+    if let Some(first) = &error {
+        println!("    {}: first attempt: {first}", row.name);
+        error = attempt(context, &test).await;
+    }
+    let outcome = Outcome { row, error, took: started.elapsed() };
+    outcome.print();
+    outcome
+}
+
+/// One run of a row in namespaces of its own; `None` when it passed.
+async fn attempt(context: &Context, test: &Test) -> Option<String> {
     let own = context.for_test();
     let work = tokio::time::timeout(ROW_LIMIT, (test.run)(own.clone()));
     let result = match std::panic::AssertUnwindSafe(work).catch_unwind().await {
@@ -149,7 +163,5 @@ async fn one<'a>(context: &Context, row: &'a Row, test: Test) -> Outcome<'a> {
         }
     };
     own.clean_up().await;
-    let outcome = Outcome { row, error: result.err().map(|error| format!("{error:#}")), took: started.elapsed() };
-    outcome.print();
-    outcome
+    result.err().map(|error| format!("{error:#}"))
 }

@@ -68,10 +68,10 @@ pub fn main_with<F>(
     let mut failures = Vec::new();
     for test in &selected {
         let started = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| (test.run)(&mut fixture)))
-            .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(&*panic))));
+        let (outcome, attempts) = attempt(test, &mut fixture);
         let seconds = started.elapsed().as_secs_f64();
         match outcome {
+            Ok(()) if attempts > 1 => println!("test {} ... ok at attempt {attempts} ({seconds:.1}s)", test.name),
             Ok(()) => println!("test {} ... ok ({seconds:.1}s)", test.name),
             Err(error) => {
                 println!("test {} ... FAILED ({seconds:.1}s)", test.name);
@@ -96,6 +96,22 @@ pub fn main_with<F>(
         println!("failed: {name}");
     }
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a test, and once more when it fails: on a busy machine a deadline may
+/// pass for no fault of the product. The first failure is always printed.
+fn attempt<F>(test: &Test<F>, fixture: &mut F) -> (Result<()>, u32) {
+    let mut once = || {
+        catch_unwind(AssertUnwindSafe(|| (test.run)(fixture)))
+            .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(&*panic))))
+    };
+    match once() {
+        Ok(()) => (Ok(()), 1),
+        Err(error) => {
+            println!("    {}: first attempt: {}", test.name, format!("{error:#}").replace('\n', "\n    "));
+            (once(), 2)
+        }
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
