@@ -64,7 +64,7 @@ impl Authentication {
 
 /// Everyone with credentials is in `system:authenticated`, unless the
 /// credentials say that they stand for nobody.
-fn authenticated(mut user: UserInfo) -> UserInfo {
+pub(crate) fn authenticated(mut user: UserInfo) -> UserInfo {
     if !user.is_in(user::AUTHENTICATED) && !user.is_in(user::UNAUTHENTICATED) {
         user.groups.push(user::AUTHENTICATED.to_owned());
     }

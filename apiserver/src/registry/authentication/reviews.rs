@@ -42,7 +42,9 @@ impl Endpoint for TokenReviewEndpoint {
             }
         }
         let status = match found {
-            Some(user) => json!({"authenticated": true, "user": user, "audiences": audiences}),
+            Some(user) => {
+                json!({"authenticated": true, "user": crate::authn::authenticated(user), "audiences": audiences})
+            }
             None => json!({"user": {}, "error": "invalid bearer token"}),
         };
         set(&mut body, "status", status);
