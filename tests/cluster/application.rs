@@ -154,7 +154,7 @@ fn traces(host: &Host) -> Result<BTreeSet<String>> {
         r#"
 instance=$(basename /run/skiff*)
 find /sys/fs/cgroup -type d -path "*/$instance/*/pod*" | sed 's/^/cgroup /'
-ip -o link | sed -E 's/^[0-9]+: ([^:@]+).*/link \1/'
+ip -o link | sed -E 's/^[0-9]+: ([^:@]+).*/link \1/' | grep -v 'link cni0$'
 awk '{{print "mount", $2}}' /proc/mounts | grep -E 'skiff|/run/netns/cni' || true
 nft list ruleset | sed -E 's/counter packets [0-9]+ bytes [0-9]+//; s/^/rule /'
 find {data}/agent/kubelet/pods {data}/agent/logs/pods -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/pod folder /'
