@@ -72,7 +72,8 @@ fn remove_namespaces(layout: &Layout) -> Result<usize> {
     let namespaces: BTreeSet<PathBuf> = pool.leases().map(|(_, _, lease)| PathBuf::from(&lease.netns)).collect();
     for path in &namespaces {
         // The runtime names them by /var/run, which is a link; the kernel lists mounts without links.
-        let Ok(path) = &path.canonicalize() else { continue };
+        let Ok(real) = path.canonicalize() else { continue };
+        let path = &real;
         if is_mount_point(path).unwrap_or(false) {
             unmount(path).with_context(|| format!("unmount {}", path.display()))?;
         }
