@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::AgentSettings,
     join::{self, JoinRequest, Membership},
+    memory,
     node::{self, Cluster, NodeIdentity},
     payload,
     pki::KeyAndCertificate,
@@ -92,6 +93,13 @@ async fn start(
         };
         let token = token.clone();
         async move { tunnel_client::run(endpoint, authority, identity, reachable, token).await.map_err(anyhow::Error::msg) }
+    });
+    supervision.spawn("memory", {
+        let token = token.clone();
+        async move {
+            memory::give_back(token).await;
+            Ok(())
+        }
     });
     let proxy_client = client(&membership, &membership.proxy_client, "kube-proxy")?;
     let snapshot = watch(proxy_client, supervision, &token);

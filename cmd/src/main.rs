@@ -12,6 +12,7 @@ mod flags;
 mod join;
 mod kubeconfig;
 mod logging;
+mod memory;
 mod node;
 mod node_dialer;
 mod payload;

@@ -19,7 +19,7 @@ use skiff_scheduler::SchedulerConfig;
 use crate::{
     config::{FlannelBackend, ServerSettings},
     deploy::{self, DeployController},
-    kubeconfig, node,
+    kubeconfig, memory, node,
     payload::{self, Binaries},
     pki::{self, ServerPki, ServerPkiOptions},
     progress::Progress,
@@ -53,7 +53,13 @@ pub async fn run(settings: ServerSettings, progress: Progress) -> Result<()> {
         if let Some(binaries) = binaries {
             let (client, nodes) = (plane.supervisor_client("skiff-supervisor"), plane.server.snapshot());
             let name = settings.node.node_name.clone();
-            supervision.spawn("node role", async move { node_role::run(client, nodes, &name).await });
+            let token = supervision.stage("node role", Duration::from_secs(1));
+            supervision.spawn("node role", async move {
+                tokio::select! {
+                    ended = node_role::run(client, nodes, &name) => ended,
+                    () = token.cancelled() => Ok(()),
+                }
+            });
             node::start_on_server(&settings, &pki, &plane.server, binaries, &progress, &mut supervision).await?;
         }
         anyhow::Ok(())
@@ -132,6 +138,13 @@ async fn start_controllers(
         let token = token.clone();
         async move {
             sink.run(token).await;
+            Ok(())
+        }
+    });
+    supervision.spawn("memory", {
+        let token = token.clone();
+        async move {
+            memory::give_back(token).await;
             Ok(())
         }
     });
