@@ -85,7 +85,9 @@ fn workload(context: &Context, plural: &str, replicas: u32) -> Value {
         "jobs" => json!({"template": with(template, json!({"spec": {"restartPolicy": "Never"}})), "completions": 1}),
         "replicationcontrollers" => json!({"replicas": replicas, "selector": {"app": "e2e"}, "template": template}),
         "daemonsets" => json!({"selector": {"matchLabels": {"app": "e2e"}}, "template": template}),
-        "statefulsets" => json!({"replicas": replicas, "serviceName": "test", "selector": {"matchLabels": {"app": "e2e"}}, "template": template}),
+        "statefulsets" => {
+            json!({"replicas": replicas, "serviceName": "test", "selector": {"matchLabels": {"app": "e2e"}}, "template": template})
+        }
         _ => json!({"replicas": replicas, "selector": {"matchLabels": {"app": "e2e"}}, "template": template}),
     };
     json!({"metadata": {"name": "workload", "labels": {"app": "e2e"}}, "spec": spec})
@@ -125,7 +127,8 @@ async fn status(context: Context, plural: &str) -> Result<()> {
     context.get_soon(&format!("{path}/workload/status")).await?;
     let mut watch = context.watch(&format!("{path}?fieldSelector=metadata.name=workload")).await?;
     let at = format!("{path}/workload/status");
-    let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "E2E", "message": "Set from e2e test"});
+    let condition =
+        |kind: &str| json!({"type": kind, "status": "True", "reason": "E2E", "message": "Set from e2e test"});
     let patch = json!({"status": {"conditions": [condition("StatusPatched")]}});
     contains(&context.merge(&at, patch.clone()).await?, &patch)?;
     let shows = |kind: &'static str| move |event: &Value| !crate::pods::condition(&event["object"], kind).is_null();
@@ -155,7 +158,10 @@ async fn serve(context: Context, plural: &str) -> Result<()> {
 
 async fn adopt_and_release(context: Context, plural: &str) -> Result<()> {
     let namespace = context.namespace().await?;
-    let orphan = with(pod("orphan", &[pause(&context)]), json!({"metadata": {"labels": {"app": "e2e"}}, "spec": {"restartPolicy": "Always"}}));
+    let orphan = with(
+        pod("orphan", &[pause(&context)]),
+        json!({"metadata": {"labels": {"app": "e2e"}}, "spec": {"restartPolicy": "Always"}}),
+    );
     context.start_pod(&namespace, &orphan).await?;
     let owner = context.create(&path_of(&namespace, plural), &workload(&context, plural, 1)).await?;
     let path = format!("{}/orphan", core(&namespace, "pods"));
@@ -189,11 +195,15 @@ async fn rollout(context: Context, strategy: &str) -> Result<()> {
     let old = ready_pods(&context, &namespace, 2).await?;
     let path = format!("{path}/workload");
     let image = context.agnhost_other.clone();
-    context.modify(&path, |object| object["spec"]["template"]["spec"]["containers"][0]["image"] = image.clone().into()).await?;
+    context
+        .modify(&path, |object| object["spec"]["template"]["spec"]["containers"][0]["image"] = image.clone().into())
+        .await?;
     let done = |object: &Value| {
         let status = &object["status"];
         status["observedGeneration"] == object["metadata"]["generation"]
-            && [&status["replicas"], &status["updatedReplicas"], &status["availableReplicas"]].iter().all(|count| **count == 2)
+            && [&status["replicas"], &status["updatedReplicas"], &status["availableReplicas"]]
+                .iter()
+                .all(|count| **count == 2)
     };
     // With Recreate, old and new pods never run together.
     let pods = format!("{}?labelSelector=app=e2e", core(&namespace, "pods"));
@@ -216,7 +226,11 @@ async fn rollout(context: Context, strategy: &str) -> Result<()> {
     let new = ready_pods(&context, &namespace, 2).await?;
     ensure!(new.iter().all(|pod| old.iter().all(|other| uid(other) != uid(pod))), "an old pod is left");
     let object = context.get(&path).await?;
-    ensure!(object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2", "{}", object["metadata"]["annotations"]);
+    ensure!(
+        object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2",
+        "{}",
+        object["metadata"]["annotations"]
+    );
     Ok(())
 }
 
@@ -227,10 +241,15 @@ async fn old_sets(context: Context) -> Result<()> {
     context.create(&path, &body).await?;
     ready_pods(&context, &namespace, 1).await?;
     let image = context.agnhost_other.clone();
-    context.modify(&format!("{path}/workload"), |object| object["spec"]["template"]["spec"]["containers"][0]["image"] = image.clone().into()).await?;
+    context
+        .modify(&format!("{path}/workload"), |object| {
+            object["spec"]["template"]["spec"]["containers"][0]["image"] = image.clone().into()
+        })
+        .await?;
     eventually("one replica set is left", LIMIT, || async {
         let sets = context.list(&path_of(&namespace, "replicasets")).await?;
-        let images: Vec<&Value> = sets.iter().map(|set| &set["spec"]["template"]["spec"]["containers"][0]["image"]).collect();
+        let images: Vec<&Value> =
+            sets.iter().map(|set| &set["spec"]["template"]["spec"]["containers"][0]["image"]).collect();
         ensure!(images.len() == 1 && *images[0] == image.as_str(), "{images:?}");
         Ok(())
     })
@@ -265,7 +284,9 @@ async fn budgets(context: Context) -> Result<()> {
 async fn cron_operations(context: Context) -> Result<()> {
     let namespace = Some(context.namespace().await?);
     let job = json!({"template": {"spec": {"restartPolicy": "OnFailure", "containers": [pause(&context)]}}});
-    let objects = three(&json!({"spec": {"schedule": "* */1 * * ?", "concurrencyPolicy": "Allow", "suspend": true, "jobTemplate": {"spec": job}}}));
+    let objects = three(
+        &json!({"spec": {"schedule": "* */1 * * ?", "concurrencyPolicy": "Allow", "suspend": true, "jobTemplate": {"spec": job}}}),
+    );
     let status = Some(json!({"lastScheduleTime": "2025-01-02T03:04:05Z"}));
     let (version, kind, plural) = ("batch/v1", "CronJob", "cronjobs");
     Operations { version, kind, plural, namespace, objects, status }.run(&context).await

@@ -524,7 +524,8 @@ async fn node_port(context: Context) -> Result<()> {
     let port = made["spec"]["ports"][0]["nodePort"].as_u64().context("no nodePort")?;
     succeeds(&context, &namespace, "timeout 3 wget -q -O - http://outer/hostname", "server-").await?;
     for node in node_addresses(&context).await? {
-        succeeds(&context, &namespace, &format!("timeout 3 wget -q -O - http://{node}:{port}/hostname"), "server-").await?;
+        succeeds(&context, &namespace, &format!("timeout 3 wget -q -O - http://{node}:{port}/hostname"), "server-")
+            .await?;
     }
     Ok(())
 }

@@ -116,8 +116,7 @@ async fn initial_delay(context: Context) -> Result<()> {
     let delayed = pod("delayed", &[with(netexec(&context), json!({"readinessProbe": readiness}))]);
     let ready = context.start_pod(&namespace, &delayed).await?;
     ensure!(restarts_of(&ready) == 0, "{}", brief(&ready));
-    let seconds =
-        |text: &Value| text.as_str().unwrap_or_default().parse::<k8s_openapi::jiff::Timestamp>();
+    let seconds = |text: &Value| text.as_str().unwrap_or_default().parse::<k8s_openapi::jiff::Timestamp>();
     let started = seconds(&container(&ready, "main")["state"]["running"]["startedAt"])?;
     let became = seconds(&crate::pods::condition(&ready, "Ready")["lastTransitionTime"])?;
     let took = became.as_second() - started.as_second();
