@@ -15,8 +15,10 @@ use tonic::transport::{Channel, Endpoint};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Keys that `fill` writes and all shapes but `create` work on.
+/// Keys that `fill` writes.
 const KEYS: usize = 20_000;
+/// Keys each client of `update` and `churn` works on.
+const LEARNED_KEYS: usize = 20;
 const PAGE: i64 = 500;
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -88,7 +90,11 @@ fn value() -> Bytes {
 
 impl Client {
     async fn work(mut self) -> Result<Vec<u32>, Failure> {
-        let own: Vec<usize> = (self.number..KEYS).step_by(self.run.clients).collect();
+        let mut own: Vec<usize> = (self.number..KEYS).step_by(self.run.clients).collect();
+        if matches!(self.run.shape.as_str(), "update" | "churn") {
+            // Their revisions must be learned during the warm-up.
+            own.truncate(LEARNED_KEYS);
+        }
         let mut revisions = vec![0_i64; own.len()];
         let mut after = key("configmaps", 0);
         for n in 0.. {

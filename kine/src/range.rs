@@ -311,4 +311,45 @@ mod tests {
         assert!(response.more);
         assert_eq!(response.kvs[0].key, "b");
     }
+
+    /// Every key and end of up to three bytes out of the four that matter most.
+    fn small_keys() -> Vec<Vec<u8>> {
+        let bytes = [0x00, 0x01, 0xfe, 0xff];
+        let longer = |keys: &[Vec<u8>]| -> Vec<Vec<u8>> {
+            keys.iter().flat_map(|key| bytes.iter().map(|byte| [&key[..], &[*byte]].concat())).collect()
+        };
+        let one = longer(&[Vec::new()]);
+        let two = longer(&one);
+        let three = longer(&two);
+        [vec![Vec::new()], one, two, three].concat()
+    }
+
+    #[test]
+    fn every_pair_from_the_wire_means_the_same_to_all_who_interpret_it() {
+        let keys = small_keys();
+        for start in keys.iter().filter(|key| !key.is_empty()) {
+            for end in &keys {
+                let range = KeyRange::from_etcd(Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
+                let expected = |key: &Vec<u8>| match end.as_slice() {
+                    b"" => key == start,
+                    b"\0" => key >= start,
+                    end => key >= start && key.as_slice() < end,
+                };
+                let bounds = crate::index::bounds(&range, None);
+                let prefix = range.as_prefix();
+                let mut any = false;
+                for key in keys.iter().filter(|key| !key.is_empty()) {
+                    let inside = expected(key);
+                    any |= inside;
+                    assert_eq!(range.contains(key), inside, "{range:?} {key:?}");
+                    let in_bounds = bounds.is_some_and(|b| std::ops::RangeBounds::<[u8]>::contains(&b, key.as_slice()));
+                    assert_eq!(in_bounds, inside, "{range:?} {key:?}");
+                    if let Some(prefix) = &prefix {
+                        assert_eq!(key.starts_with(prefix), inside, "{range:?} {key:?}");
+                    }
+                }
+                assert!(!(range.holds_nothing() && any), "{range:?}");
+            }
+        }
+    }
 }

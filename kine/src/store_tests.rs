@@ -18,6 +18,7 @@ struct FaultyLog {
 const FAIL_CLEANLY: u8 = 1;
 const COMMIT_BUT_REPORT_FAILURE: u8 = 2;
 const FAIL_EVERYTHING: u8 = 3;
+const STALL: u8 = 4;
 
 impl Log for FaultyLog {
     fn load(&mut self, visit: &mut dyn FnMut(Record)) -> Result<Loaded> {
@@ -27,6 +28,10 @@ impl Log for FaultyLog {
     fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
         match self.fault.load(Ordering::SeqCst) {
             0 => return self.inner.append(batch),
+            STALL => {
+                std::thread::sleep(Duration::from_secs(3));
+                return self.inner.append(batch);
+            }
             COMMIT_BUT_REPORT_FAILURE => self.inner.append(batch)?,
             _ => {}
         }
@@ -101,6 +106,28 @@ async fn a_commit_that_took_place_despite_its_error_is_seen_by_readers_and_watch
         seen.extend(events.iter().map(|event| event.kv.mod_revision));
     }
     assert_eq!(seen, [Revision(2), Revision(3)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_disk_stalls_writes_wait_and_reads_do_not() {
+    let (store, fault) = faulty();
+    put(&store, "a", "1").await.unwrap();
+    fault.store(STALL, Ordering::SeqCst);
+    let started = std::time::Instant::now();
+    let write = tokio::spawn({
+        let store = store.clone();
+        async move { put(&store, "a", "2").await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for _ in 0..100 {
+        assert_eq!(store.get(b"a").unwrap().value, "1", "not visible before it is durable");
+        let range = store.range(RangeRequest::new(KeyRange::all())).await.unwrap();
+        assert_eq!(range.count, 1);
+    }
+    assert!(started.elapsed() < Duration::from_secs(3), "reads did not wait for the disk");
+    assert!(!write.is_finished());
+    assert_eq!(write.await.unwrap().unwrap(), Revision(3));
+    assert_eq!(store.get(b"a").unwrap().value, "2");
 }
 
 #[tokio::test]

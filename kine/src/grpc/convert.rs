@@ -197,3 +197,65 @@ impl Face {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::store::{Store, StoreOptions};
+
+    /// A transaction with a bit of everything, as the seed of what is sent.
+    fn seed() -> pb::TxnRequest {
+        use pb::request_op::Request;
+        let put = pb::PutRequest { key: "k".into(), value: "v".into(), lease: 7, prev_kv: true, ..Default::default() };
+        let range = pb::RangeRequest { key: "a".into(), range_end: "z".into(), limit: 3, ..Default::default() };
+        let delete = pb::DeleteRangeRequest { key: "d".into(), range_end: "\0".into(), prev_kv: true };
+        let union = pb::compare::TargetUnion::ModRevision(5);
+        let compare = pb::Compare { key: "c".into(), target: 2, target_union: Some(union), ..Default::default() };
+        let op = |request| pb::RequestOp { request: Some(request) };
+        let nested = pb::TxnRequest {
+            compare: vec![compare.clone()],
+            success: vec![op(Request::RequestRange(range))],
+            failure: Vec::new(),
+        };
+        pb::TxnRequest {
+            compare: vec![compare],
+            success: vec![op(Request::RequestPut(put)), op(Request::RequestTxn(nested))],
+            failure: vec![op(Request::RequestDeleteRange(delete))],
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_a_client_sends_is_answered_or_refused() {
+        let store = Store::open(StoreOptions::memory()).await.unwrap();
+        let seed = seed().encode_to_vec();
+        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        let mut next = move |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random % below as u64) as usize
+        };
+        let mut accepted = 0;
+        for _ in 0..20_000 {
+            let mut bytes = seed.clone();
+            for _ in 0..=next(3) {
+                let at = next(bytes.len());
+                match next(3) {
+                    0 => bytes[at] = next(256) as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, next(256) as u8),
+                }
+            }
+            let Ok(message) = pb::TxnRequest::decode(bytes.as_slice()) else { continue };
+            if let Ok(txn) = txn_request(message)
+                && store.txn(txn).await.is_ok()
+            {
+                accepted += 1;
+            }
+        }
+        assert!(accepted > 100, "only {accepted} of the mutants ran: the seed is refused too early");
+        store.close().await.unwrap();
+    }
+}
