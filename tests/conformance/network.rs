@@ -404,10 +404,10 @@ async fn granular(context: Context, protocol: &str, from_node: bool) -> Result<(
         );
         servers.push(context.start_pod(&namespace, &object).await?);
     }
-    let mut asker = pod(
-        "client",
-        &[with(netexec(&context), json!({"args": ["netexec", "--http-port", "18080", "--udp-port", "18081"]}))],
-    );
+    // Rows run side by side and share the ports of nodes.
+    let (http, udp) = if protocol == "udp" { ("18082", "18083") } else { ("18080", "18081") };
+    let args = json!({"args": ["netexec", "--http-port", http, "--udp-port", udp]});
+    let mut asker = pod("client", &[with(netexec(&context), args)]);
     if from_node {
         asker["spec"]["hostNetwork"] = true.into();
     }
@@ -415,7 +415,7 @@ async fn granular(context: Context, protocol: &str, from_node: bool) -> Result<(
     let port = if protocol == "udp" { 8081 } else { 8080 };
     for server in &servers {
         let query = format!("/dial?request=hostname&protocol={protocol}&host={}&port={port}&tries=3", address(server));
-        let script = format!("timeout 20 wget -q -O - 'http://127.0.0.1:18080{query}'");
+        let script = format!("timeout 20 wget -q -O - 'http://127.0.0.1:{http}{query}'");
         succeeds(&context, &namespace, &script, &format!("answers={}\n", name(server))).await?;
     }
     Ok(())
