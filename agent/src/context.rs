@@ -9,10 +9,11 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{Pod, Service},
+    api::core::v1::{Node, Pod, Service},
     apimachinery::pkg::api::resource::Quantity,
 };
 use parking_lot::{Mutex, RwLock};
+use skiff_api::GroupVersionResource;
 use skiff_client::{EventRecorder, Store};
 use tokio::sync::Semaphore;
 
@@ -101,6 +102,15 @@ impl Context {
         }
         self.weigh();
         Ok(())
+    }
+
+    /// Reads the node's labels from the API; keeps what is known when it does not answer.
+    pub async fn read_labels(&self) {
+        let nodes = GroupVersionResource::of::<Node>();
+        match self.config.client.get(&nodes, None, &self.config.node_name).await {
+            Ok(node) => self.node.write().labels = node.meta.labels.clone(),
+            Err(error) => tracing::warn!(component = "node", %error, "read labels of this node"),
+        }
     }
 
     /// Whether the node could take the pod if it were empty.

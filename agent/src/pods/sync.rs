@@ -8,6 +8,7 @@ use skiff_client::EventType;
 
 use super::{
     actions::{ActionInput, Actions, KillReason, Start, compute_pod_actions},
+    admission::Rejection,
     resize, spec,
     worker::{PodWorker, Round},
 };
@@ -32,7 +33,7 @@ impl PodWorker {
                 return Round::Retry(None);
             }
         };
-        if !self.admit(pod, &observed) {
+        if !self.admit(pod, &observed).await {
             self.ended = true;
             self.publish(pod, &observed);
             return Round::Wait(Some(Duration::ZERO));
@@ -99,14 +100,14 @@ impl PodWorker {
     }
 
     /// Asks once whether the node takes the pod. What already runs was taken before.
-    fn admit(&mut self, pod: &Arc<Pod>, observed: &ObservedPod) -> bool {
+    async fn admit(&mut self, pod: &Arc<Pod>, observed: &ObservedPod) -> bool {
         if self.admitted {
             return true;
         }
         let adopted = !observed.sandboxes.is_empty();
         if adopted {
             self.context.set_admitted(&self.uid, Some(Arc::clone(pod)));
-        } else if let Err(rejection) = self.context.try_admit(&self.uid, pod) {
+        } else if let Err(rejection) = self.try_admit(pod).await {
             let message = format!("Pod was rejected: {}", rejection.message);
             self.warn(pod, &rejection.reason, rejection.message);
             self.verdict = Some(Override { reason: rejection.reason, message, disruption: false });
@@ -115,6 +116,17 @@ impl PodWorker {
         self.allocated = resize::initial(pod, adopted);
         self.admitted = true;
         true
+    }
+
+    /// A refusal is final, so it is never given by labels that may be old: the node is read anew first.
+    async fn try_admit(&self, pod: &Arc<Pod>) -> Result<(), Rejection> {
+        match self.context.try_admit(&self.uid, pod) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                self.context.read_labels().await;
+                self.context.try_admit(&self.uid, pod)
+            }
+        }
     }
 
     /// Directories, control group and volumes. What fails is told as an event and tried again.
