@@ -15,9 +15,8 @@ pub struct LinkAddress {
 /// Addresses of all links that are up, loopback left out, in the kernel's order.
 pub fn addresses() -> std::io::Result<Vec<LinkAddress>> {
     let all = getifaddrs()?;
-    let usable = |flags: InterfaceFlags| {
-        flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK)
-    };
+    let usable =
+        |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK);
     Ok(all
         .filter(|entry| usable(entry.flags))
         .filter_map(|entry| {
