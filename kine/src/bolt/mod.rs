@@ -133,6 +133,8 @@ mod tests {
 
     use super::*;
 
+    type Pair = (Vec<u8>, Vec<u8>);
+
     fn key(n: u32) -> Vec<u8> {
         format!("key-{n:08}").into_bytes()
     }
@@ -151,7 +153,7 @@ mod tests {
         bolt.finish().unwrap().0
     }
 
-    fn read(bolt: &BoltFile, bucket: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BoltError> {
+    fn read(bolt: &BoltFile, bucket: &str) -> Result<Vec<Pair>, BoltError> {
         let mut found = Vec::new();
         bolt.for_each(bucket, &mut |key, value| {
             found.push((key.to_vec(), value.to_vec()));

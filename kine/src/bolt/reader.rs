@@ -26,6 +26,9 @@ pub(crate) enum BoltError {
 /// What is done with each key and value.
 pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), BoltError>;
 
+/// The same with the element's flags.
+type VisitElement<'a> = &'a mut dyn FnMut(u32, &[u8], &[u8]) -> Result<(), BoltError>;
+
 /// An open file.
 pub(crate) struct BoltFile {
     file: File,
@@ -80,13 +83,7 @@ impl BoltFile {
         }
     }
 
-    fn walk(
-        &self,
-        page: u64,
-        depth: usize,
-        pages_left: &mut u64,
-        visit: &mut dyn FnMut(u32, &[u8], &[u8]) -> Result<(), BoltError>,
-    ) -> Result<(), BoltError> {
+    fn walk(&self, page: u64, depth: usize, pages_left: &mut u64, visit: VisitElement<'_>) -> Result<(), BoltError> {
         // A page that is reached twice means a cycle.
         let Some(left) = pages_left.checked_sub(1).filter(|_| depth < DEPTH_MAX) else {
             return damaged(format!("page {page} belongs to a cycle"));
@@ -129,11 +126,7 @@ impl BoltFile {
 }
 
 /// `bytes` begins with the page header.
-fn visit_leaf(
-    header: PageHeader,
-    bytes: &[u8],
-    visit: &mut dyn FnMut(u32, &[u8], &[u8]) -> Result<(), BoltError>,
-) -> Result<(), BoltError> {
+fn visit_leaf(header: PageHeader, bytes: &[u8], visit: VisitElement<'_>) -> Result<(), BoltError> {
     for i in 0..usize::from(header.count) {
         let element = PAGE_HEADER_BYTES + i * ELEMENT_BYTES;
         let number = |at: usize| u32_at(bytes, element + at).map(|number| number as usize);
