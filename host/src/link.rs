@@ -127,13 +127,13 @@ impl Netlink {
     /// come and go. Multicast goes to all ports: with snooping, IPv6 neighbours
     /// would stay unknown for the first seconds of a port.
     pub fn add_bridge(&mut self, name: &str, mac: Mac, mtu: u32) -> Result<(), NetlinkError> {
-        let message = new_link(name, IFF_UP)
-            .attribute(IFLA_ADDRESS, &mac.0)
-            .attribute_u32(IFLA_MTU, mtu)
-            .nested(IFLA_LINKINFO, |info| {
+        let message = new_link(name, IFF_UP).attribute(IFLA_ADDRESS, &mac.0).attribute_u32(IFLA_MTU, mtu).nested(
+            IFLA_LINKINFO,
+            |info| {
                 info.attribute(IFLA_INFO_KIND, b"bridge")
                     .nested(IFLA_INFO_DATA, |data| data.attribute(IFLA_BR_MCAST_SNOOPING, &[0]))
-            });
+            },
+        );
         self.execute(message, || format!("add bridge {name}"))
     }
 

@@ -139,7 +139,7 @@ async fn too_big(context: Context) -> Result<()> {
         pod(pod_name, &[with(pause(&context), sizes)])
     };
     let result = async {
-        for number in 0..nodes.len() {
+        for (number, node) in nodes.iter().enumerate() {
             context.start_pod(&namespace, &sized(&format!("filler-{number}"), "700")).await?;
         }
         context.create_pod(&namespace, &sized("additional", "600")).await?;
@@ -237,11 +237,10 @@ async fn preemption(context: Context, critical: bool) -> Result<()> {
     let nodes = context.nodes().await?;
     offer(&context, &nodes, RESOURCE, "5").await?;
     let result = async {
-        for number in 0..nodes.len() {
+        for (number, node) in nodes.iter().enumerate() {
             let class = if number == 0 { &low } else { &middle };
             let filler = taking(&context, &format!("filler-{number}"), RESOURCE, "4", class);
-            let filler =
-                with(filler, json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": name(&nodes[number])}}}));
+            let filler = with(filler, json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": name(node)}}}));
             context.start_pod(&namespace, &filler).await?;
         }
         let preemptor_space = if critical { "kube-system" } else { &namespace };

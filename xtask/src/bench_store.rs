@@ -71,12 +71,17 @@ pub fn store(seconds: Option<&str>) -> Result<()> {
 }
 
 fn compare(folder: &Path, seconds: u64) -> Result<()> {
-    println!("fdatasync of 4 KiB on this file system: {:.0}/s; {seconds} s per row and side\n", syncs_per_second(folder)?);
+    println!(
+        "fdatasync of 4 KiB on this file system: {:.0}/s; {seconds} s per row and side\n",
+        syncs_per_second(folder)?
+    );
     let servers = [Server::ours(folder)?, Server::etcd(folder)?];
     for server in &servers {
         load(&server.url, "fill", 64, 8, 0, &mut || Ok(()))?;
     }
-    println!("| shape | clients | ours op/s | etcd op/s | ratio | p50 ours / etcd ms | p99 ours / etcd ms | CPU ours / etcd µs/op | ratio | bytes ours / etcd per op |");
+    println!(
+        "| shape | clients | ours op/s | etcd op/s | ratio | p50 ours / etcd ms | p99 ours / etcd ms | CPU ours / etcd µs/op | ratio | bytes ours / etcd per op |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for (i, (shape, clients, connections)) in ROWS.iter().copied().enumerate() {
         let measure = |server: &Server| server.measure(shape, clients, connections, seconds);
