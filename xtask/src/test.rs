@@ -17,7 +17,8 @@ pub fn test() -> Result<()> {
         run("cargo", &["test", "--quiet", "--workspace", "--exclude", "skiff-tests"])
     })?;
     stage("release binary with payload", || dist::dist(dist::Profile::Release))?;
-    stage("cluster tests", || run("cargo", &["test", "--package", "skiff-tests"]))
+    // The conformance battery is a run of its own: `cargo xtask conformance`.
+    stage("cluster tests", || run("cargo", &["test", "--package", "skiff-tests", "--lib", "--test", "cluster"]))
 }
 
 fn stage(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
