@@ -41,8 +41,7 @@ pub fn dist(profile: Profile) -> Result<()> {
     let level = if profile == Profile::Release { "9" } else { "1" };
     let text = |path: &Path| path.display().to_string();
     let (input, folder, result) = (text(&binary), text(&folder), text(&target));
-    let arguments =
-        ["payload", "assemble", "--input", &input, "--folder", &folder, "--output", &result, "--level", level];
+    let arguments = ["payload", "--input", &input, "--folder", &folder, "--output", &result, "--level", level];
     run(&input, &arguments)
 }
 

@@ -1,4 +1,4 @@
-//! `skiff payload assemble`: puts a folder of tools behind a binary.
+//! `skiff payload`: puts a folder of tools behind a binary.
 
 use std::{path::PathBuf, process::ExitCode};
 
