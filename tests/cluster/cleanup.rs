@@ -66,7 +66,7 @@ ip netns list | grep cni || true
     })?;
     ensure!(data.join("agent").exists(), "data stays");
     // The server did not notice, and the node comes back from its data.
-    agent.shell("nft delete table inet foreign; ip link del foreign0; umount /run/foreign; pkill -f 'sleep 4321'")?;
+    agent.shell("nft delete table inet foreign; ip link del foreign0; umount /run/foreign; pkill -f 'sleep 432[1]'")?;
     cluster.start_agent()?;
     cluster.wait_ready("agent")?;
     kubectl.wait_pod("victim")?;
