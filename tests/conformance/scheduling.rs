@@ -139,7 +139,7 @@ async fn too_big(context: Context) -> Result<()> {
         pod(pod_name, &[with(pause(&context), sizes)])
     };
     let result = async {
-        for (number, node) in nodes.iter().enumerate() {
+        for number in 0..nodes.len() {
             context.start_pod(&namespace, &sized(&format!("filler-{number}"), "700")).await?;
         }
         context.create_pod(&namespace, &sized("additional", "600")).await?;

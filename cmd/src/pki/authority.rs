@@ -104,7 +104,7 @@ fn pem_certificates(pem: &str) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Usage, certificate_request};
+    use super::super::{certificate_request, leaf::Usage};
     use super::*;
 
     #[test]

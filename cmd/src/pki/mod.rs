@@ -14,7 +14,7 @@ mod server;
 
 pub use authority::{Authority, fingerprint};
 pub use files::{FileError, read_secret, write_atomic, write_public, write_secret};
-pub use leaf::{CertificateInfo, KeyAndCertificate, Leaf, Usage, certificate_request, tls_key};
+pub use leaf::{CertificateInfo, KeyAndCertificate, Leaf, certificate_request, tls_key};
 pub use server::{ServerPki, ServerPkiOptions};
 
 /// Life of a certificate authority.
