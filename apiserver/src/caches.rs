@@ -313,7 +313,7 @@ mod tests {
                 revision
             }
         };
-        write("/registry/core/pods/n/a").await;
+        write("/registry/pods/n/a").await;
         write("/registry/example.com/widgets/n/w").await;
         let pods = GroupResource::new("", "pods");
         let caches = Caches::new(Arc::new(backend.clone()), [pods.clone()]);
@@ -321,7 +321,7 @@ mod tests {
         let task = tokio::spawn(Arc::clone(&caches).run(stop.clone()));
         caches.ready().await;
         assert!(caches.snapshot().store(&pods).unwrap().get("n", "a").is_some());
-        let revision = write("/registry/core/pods/n/b").await;
+        let revision = write("/registry/pods/n/b").await;
         assert_eq!(caches.catch_up().await.unwrap(), revision);
         assert!(caches.snapshot().store(&pods).unwrap().get("n", "b").is_some());
         let revision = write("/elsewhere").await;

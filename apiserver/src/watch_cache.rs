@@ -180,7 +180,7 @@ impl WatchCache {
         if let (Some(name), Some(namespace)) = (selection.field("metadata.name"), &selection.namespace) {
             return self.store.get(namespace, name).into_iter().collect();
         }
-        if self.prefix == "/registry/core/pods/"
+        if self.prefix == "/registry/pods/"
             && let Some(node) = selection.field("spec.nodeName")
             && !node.is_empty()
         {
@@ -351,7 +351,7 @@ mod tests {
                 "metadata": {"name": name, "namespace": "n", "labels": {"l": label}}}))
             .unwrap()
         });
-        let key = format!("/registry/core/configmaps/n/{name}");
+        let key = format!("/registry/configmaps/n/{name}");
         Change { key, revision: Revision(revision), value, previous: None }
     }
 
@@ -411,7 +411,7 @@ mod tests {
         for revision in 2..1002 {
             let value = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"k": large},
                 "metadata": {"name": "x", "namespace": "n"}});
-            let key = "/registry/core/configmaps/n/x".to_owned();
+            let key = "/registry/configmaps/n/x".to_owned();
             let value = Some(codec::encode(&value).unwrap());
             cache.apply(&Change { key, revision: Revision(revision), value, previous: None });
         }

@@ -19,9 +19,9 @@ fn run(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
 
 pub fn etcdctl_reads_the_objects_of_the_cluster(cluster: &mut Cluster) -> Result<()> {
     let keys = run(cluster, &["get", "/registry/", "--prefix", "--keys-only"])?;
-    ensure!(keys.lines().any(|key| key == "/registry/core/namespaces/default"), "{keys}");
-    ensure!(keys.lines().any(|key| key.starts_with("/registry/core/pods/kube-system/coredns-")), "{keys}");
-    let count = run(cluster, &["get", "/registry/core/nodes/", "--prefix", "--keys-only"])?;
+    ensure!(keys.lines().any(|key| key == "/registry/namespaces/default"), "{keys}");
+    ensure!(keys.lines().any(|key| key.starts_with("/registry/pods/kube-system/coredns-")), "{keys}");
+    let count = run(cluster, &["get", "/registry/minions/", "--prefix", "--keys-only"])?;
     ensure!(count.split_whitespace().count() == 2, "{count}");
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! The seam to the datastore.
 //!
-//! Keys are `/registry/<group or core>/<plural>/[<namespace>/]<name>`, values
-//! are the object's JSON without `resourceVersion`: the revision of the store
-//! is the version of the object, so it is spliced in when the value is read.
+//! Keys are upstream's ([`keys`]), values are the object's JSON without
+//! `resourceVersion`: the revision of the store is the version of the object,
+//! so it is spliced in when the value is read.
 
 pub mod codec;
+pub mod keys;
 pub mod memory;
 
 use std::{pin::Pin, time::Duration};
@@ -12,7 +13,8 @@ use std::{pin::Pin, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
-use skiff_api::{GroupResource, Revision, Status};
+pub use keys::{object_key, prefix_of, resource_prefix};
+use skiff_api::{Revision, Status};
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -132,43 +134,4 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Forgets history before a revision.
     async fn compact(&self, before: Revision) -> Result<(), StorageError>;
-}
-
-/// Root of all keys of the API server.
-pub const ROOT: &str = "/registry/";
-
-/// The prefix of a resource's keys; ends in a slash.
-pub fn resource_prefix(resource: &GroupResource) -> String {
-    let group = if resource.group.is_empty() { "core" } else { &resource.group };
-    format!("{ROOT}{group}/{}/", resource.resource)
-}
-
-/// The key of one object.
-pub fn object_key(resource: &GroupResource, namespace: &str, name: &str) -> String {
-    let prefix = resource_prefix(resource);
-    if namespace.is_empty() { format!("{prefix}{name}") } else { format!("{prefix}{namespace}/{name}") }
-}
-
-/// The prefix of the resource a key belongs to.
-pub fn prefix_of(key: &str) -> Option<&str> {
-    let rest = key.strip_prefix(ROOT)?;
-    let group = rest.find('/')?;
-    let plural = rest[group + 1..].find('/')?;
-    Some(&key[..ROOT.len() + group + 1 + plural + 1])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_lead_back_to_their_resource() {
-        let pods = GroupResource::new("", "pods");
-        let key = object_key(&pods, "n", "p");
-        assert_eq!(key, "/registry/core/pods/n/p");
-        assert_eq!(prefix_of(&key), Some(resource_prefix(&pods).as_str()));
-        assert_eq!(object_key(&GroupResource::new("", "nodes"), "", "a"), "/registry/core/nodes/a");
-        assert_eq!(prefix_of("/bootstrap/x"), None);
-        assert_eq!(prefix_of("/registry/core"), None);
-    }
 }
