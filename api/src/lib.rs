@@ -10,6 +10,7 @@ pub mod apply;
 pub mod codec;
 pub mod field_selector;
 pub mod group_version;
+pub mod hex;
 pub mod json_path;
 pub mod limits;
 pub mod metadata;

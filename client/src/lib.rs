@@ -9,6 +9,7 @@
 //!   the API server's watch caches; elsewhere a [`Reflector`](reflector::Reflector) fills them.
 //! - [`Controller`] decides in pure code; [`runner`] acts.
 
+pub mod any_certificate;
 pub mod client;
 pub mod controller;
 pub mod error;

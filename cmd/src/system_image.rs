@@ -81,7 +81,7 @@ fn own_program(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn hex_sha256(bytes: &[u8]) -> String {
-    digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    skiff_api::hex::encode(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
 /// An OCI image layout in a tar archive: one layer, one manifest.

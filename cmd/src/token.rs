@@ -83,7 +83,7 @@ impl fmt::Debug for Token {
 /// A fresh secret of 128 bits.
 pub fn random_secret() -> String {
     let bytes: [u8; 16] = rand::random();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    skiff_api::hex::encode(&bytes)
 }
 
 #[cfg(test)]

@@ -43,7 +43,12 @@ pub struct Limits {
 /// Why a control group operation did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    #[error("control group controllers missing: {}; enable them in the kernel (cgroup_enable=memory) or delegate them", .0.join(", "))]
+    #[error(
+        "cgroup controllers are missing on this host: {}; containers cannot be limited without them. \
+         Mount or delegate them, or enable them in the kernel: on a Raspberry Pi add \
+         \"cgroup_memory=1 cgroup_enable=memory\" to the kernel command line and reboot",
+        .0.join(", ")
+    )]
     MissingControllers(Vec<String>),
     #[error("{action} {}: {source}", path.display())]
     Io {

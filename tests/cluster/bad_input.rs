@@ -173,6 +173,26 @@ pub fn not_being_root_is_said(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+/// Runs a program where the memory controller of cgroups cannot be reached.
+const WITHOUT_MEMORY_CONTROLLER: &str = r#"
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+    mkdir -p /sys/fs/cgroup/skiff-tests/none
+    echo $$ > /sys/fs/cgroup/skiff-tests/none/cgroup.procs
+    exec unshare --cgroup --mount sh -c 'mount -t cgroup2 none /sys/fs/cgroup && exec "$@"' sh "$@"
+fi
+exec unshare --mount sh -c 'umount /sys/fs/cgroup/memory && exec "$@"' sh "$@"
+"#;
+
+pub fn a_missing_cgroup_controller_is_named(cluster: &mut Cluster) -> Result<()> {
+    let data = fresh(cluster, "cgroup");
+    let folder = data.display().to_string();
+    let mut command = cluster.server.command("timeout");
+    command.args(["-s", "KILL", LIMIT, "sh", "-c", WITHOUT_MEMORY_CONTROLLER, "sh"]).arg(&cluster.binary);
+    let output = command.args(["server", "--data-dir", &folder, "--config", "/dev/null"]).output()?;
+    fails_saying(&output, &["cgroup controllers", "memory", "cgroup_enable=memory"])?;
+    nothing_half_written(&data)
+}
+
 pub fn a_malformed_manifest_is_reported_and_others_apply(cluster: &mut Cluster) -> Result<()> {
     let folder = cluster.server.folder.join("data/server/manifests");
     fs::write(folder.join("broken.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: half\n---\nkind: [\n")?;

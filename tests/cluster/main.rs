@@ -1,5 +1,5 @@
 //! The cluster suite: the built binary as a user runs it, one server and one
-//! agent as two hosts, driven by stock kubectl.
+//! agent as two hosts, driven by stock kubectl and by kube-rs.
 
 mod application;
 mod bad_input;
@@ -7,6 +7,7 @@ mod cleanup;
 mod durability;
 mod etcd;
 mod join;
+mod kube_rs;
 mod manifests;
 mod network;
 mod start;
@@ -20,6 +21,9 @@ use std::process::ExitCode;
 use skiff_tests::{Cluster, ClusterOptions, runner, tests};
 
 fn main() -> ExitCode {
+    if let Ok(namespace) = std::env::var(kube_rs::VARIABLE) {
+        return kube_rs::main(&namespace);
+    }
     let tests = tests![
         start::both_nodes_become_ready,
         start::the_kubeconfig_is_private,
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         streaming::logs_exec_copy_and_forward_need_no_inbound_port_of_the_agent,
         streaming::large_transfers_arrive_complete,
         verbs::the_application_is_deleted,
+        kube_rs::kube_rs_deploys_watches_patches_and_streams,
         network::pods_reach_each_other_across_nodes_with_their_own_addresses,
         network::services_answer_from_pods_and_hosts_by_cluster_ip_and_node_port,
         network::names_resolve_over_udp_and_tcp,
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         bad_input::a_second_server_on_the_same_data_is_refused,
         bad_input::an_unknown_configuration_key_is_named_with_file_and_line,
         bad_input::not_being_root_is_said,
+        bad_input::a_missing_cgroup_controller_is_named,
         bad_input::a_malformed_manifest_is_reported_and_others_apply,
         durability::a_rollout_survives_a_crash_of_the_server,
         durability::an_agent_adopts_its_containers_after_a_crash,

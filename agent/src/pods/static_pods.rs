@@ -148,7 +148,7 @@ fn digest(text: &str, path: &Path, node_name: &str) -> String {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
-    context.finish().as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    skiff_api::hex::encode(&context.finish().as_ref()[..16])
 }
 
 async fn create_mirror(client: &Client, pod: &Pod) -> Result<(), ClientError> {

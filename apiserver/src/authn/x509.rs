@@ -64,7 +64,7 @@ pub fn user(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
         return None;
     }
     let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
-    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = skiff_api::hex::encode(digest.as_ref());
     let mut user = UserInfo { username: common_name, groups: organizations, ..UserInfo::default() };
     user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hex}")]);
     Some(user)

@@ -17,12 +17,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use skiff_api::Status;
-use skiff_client::Body;
+use skiff_client::{Body, any_certificate::AnyCertificate};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +81,7 @@ impl Transport {
         let pod_tls = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_custom_certificate_verifier(AnyCertificate::verifier(&provider))
             .with_no_client_auth();
         Ok(Transport { dialer, kubelet_tls: kubelet_tls.into(), pod_tls: Arc::new(pod_tls).into() })
     }
@@ -129,7 +127,7 @@ async fn encrypt(tls: &TlsConnector, name: &str, io: BoxedIo) -> Result<BoxedIo,
 
 type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-async fn exchange(io: BoxedIo, request: Request<ClientBody>) -> Result<Response<Body>, hyper::Error> {
+pub(crate) async fn exchange(io: BoxedIo, request: Request<ClientBody>) -> Result<Response<Body>, hyper::Error> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
     let mut connection: Option<Connection> = Some(Box::pin(connection.with_upgrades()));
     let mut answer = std::pin::pin!(sender.send_request(request));
@@ -194,44 +192,5 @@ pub async fn splice(client: OnUpgrade, backend: OnUpgrade, token: CancellationTo
                 tracing::debug!(component = "apiserver", %error, "proxied stream ended early");
             }
         }
-    }
-}
-
-/// Accepts every certificate: pods and services have names nobody vouches for, and upstream verifies none either.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -65,7 +65,7 @@ pub fn instance_of(data_dir: &std::path::Path) -> String {
         return String::new();
     }
     let digest = ring::digest::digest(&ring::digest::SHA256, data_dir.as_os_str().as_encoded_bytes());
-    digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    skiff_api::hex::encode(&digest.as_ref()[..4])
 }
 
 /// The default of `--cgroup-root`.
@@ -82,13 +82,7 @@ fn node_name(settings: &Settings) -> Result<String, SettingsError> {
         None => rustix_hostname()?,
     };
     let lower = name.to_lowercase();
-    let label = |part: &str| {
-        !part.is_empty()
-            && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-    };
-    if lower.len() <= 253 && lower.split('.').all(label) {
+    if skiff_api::names::dns1123_subdomain(&lower).is_empty() {
         Ok(lower)
     } else {
         let message = format!("{name:?} is not a DNS name; give one of letters, digits, '-' and '.'");

@@ -55,7 +55,7 @@ fn visit(
         // Gone between listing and reading: its change wakes us again.
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         let hash = digest::digest(&digest::SHA256, text.as_bytes());
-        let checksum = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let checksum = skiff_api::hex::encode(hash.as_ref());
         files.push(ManifestFile { name: addon_name(root, &path), path, text, checksum });
     }
     Ok(())

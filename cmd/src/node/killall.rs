@@ -14,20 +14,21 @@ use skiff_host::{
     mount::{is_mount_point, mounts_below, unmount},
     netlink::Netlink,
     nftables::Nft,
+    route::ROUTE_PROTOCOL_SKIFF,
 };
 use skiff_network::cni::ipam::Pool;
 
 use super::Layout;
-use crate::{config::cgroup_root, payload, progress::Progress};
+use crate::{payload, progress::Progress};
 
 /// Links that a node makes.
-const LINKS: &[&str] = &["flannel.1"];
+const LINKS: &[&str] = &["flannel.1", "flannel-v6.1"];
 /// nftables tables that a node makes.
 const TABLES: &[&str] = &["skiff", "skiff-masquerade", "skiff-hostport"];
 
 /// Ends everything; with `dry_run` only says what would be done.
 pub async fn killall(data_dir: &Path, dry_run: bool) -> Result<()> {
-    let layout = Layout::new(data_dir, &cgroup_root(data_dir));
+    let layout = Layout::recorded(data_dir).context("read the layout of the node")?;
     let progress = Progress::new(false);
     let config = layout.containerd();
     if dry_run {
@@ -53,6 +54,7 @@ pub async fn killall(data_dir: &Path, dry_run: bool) -> Result<()> {
             netlink.delete_link(link.index)?;
         }
     }
+    remove_routes(&mut netlink)?;
     if let Some(program) = binaries.find("nft") {
         remove_tables(&Nft::new(program))?;
     }
@@ -86,7 +88,7 @@ fn remove_namespaces(layout: &Layout) -> Result<usize> {
 
 /// The parent of all our pods' cgroups, when it is ours alone.
 fn remove_cgroup_root(layout: &Layout) -> Result<()> {
-    if layout.instance.is_empty() || layout.cgroup_root == "/" {
+    if !layout.owns_cgroup_root() {
         return Ok(());
     }
     Cgroups::detect()?.remove(&layout.cgroup_root).context("remove cgroup")
@@ -125,6 +127,15 @@ fn links(layout: &Layout) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// Routes to other nodes' pods that go through no link of ours (host-gw). They
+/// carry our protocol number, so that nobody else's are met.
+fn remove_routes(netlink: &mut Netlink) -> Result<()> {
+    for route in netlink.routes()?.iter().filter(|route| route.protocol == ROUTE_PROTOCOL_SKIFF) {
+        netlink.delete_route(route).with_context(|| format!("remove the route to {}", route.destination))?;
+    }
+    Ok(())
 }
 
 /// The tables of service proxy, masquerading and host ports.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use skiff_agent::containerd::ContainerdConfig;
 
-use crate::config::instance_of;
+use crate::config::{cgroup_root, instance_of};
 
 /// Names by which containerd calls the CNI plugin: ours, and the one it uses for `lo`.
 pub const CNI_NAMES: [&str; 2] = ["skiff-cni", "loopback"];
@@ -27,6 +27,31 @@ impl Layout {
         let instance = instance_of(data_dir);
         let run_dir = if instance.is_empty() { "/run/skiff".to_owned() } else { format!("/run/skiff-{instance}") };
         Layout { data_dir: data_dir.to_owned(), run_dir: run_dir.into(), cgroup_root: cgroup_root.to_owned(), instance }
+    }
+
+    /// The layout of the node that runs here or ran last, as [`Layout::record`] left it.
+    pub fn recorded(data_dir: &Path) -> std::io::Result<Layout> {
+        match std::fs::read_to_string(record(data_dir)) {
+            Ok(root) => Ok(Layout::new(data_dir, root.trim_end())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Layout::new(data_dir, &cgroup_root(data_dir)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps what a later `killall` cannot derive from the data folder.
+    pub fn record(&self) -> std::io::Result<()> {
+        let file = record(&self.data_dir);
+        std::fs::create_dir_all(self.data_dir.join("agent"))?;
+        let temporary = file.with_extension("tmp");
+        std::fs::write(&temporary, format!("{}\n", self.cgroup_root))?;
+        std::fs::rename(temporary, file)
+    }
+
+    /// Whether the parent cgroup was made for this Skiff alone.
+    pub fn owns_cgroup_root(&self) -> bool {
+        !self.instance.is_empty() && self.cgroup_root == cgroup_root(&self.data_dir)
     }
 
     /// containerd with everything but images and tools filled in.
@@ -73,5 +98,25 @@ impl Layout {
             std::fs::rename(&temporary, folder.join(name))?;
         }
         Ok(())
+    }
+}
+
+fn record(data_dir: &Path) -> PathBuf {
+    data_dir.join("agent/cgroup-root")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn killall_knows_the_cgroup_root_that_was_given_by_hand() {
+        let folder = tempfile::tempdir().unwrap();
+        let default = Layout::recorded(folder.path()).unwrap();
+        assert!(default.owns_cgroup_root(), "{default:?}");
+        Layout::new(folder.path(), "/machine/pods").record().unwrap();
+        let recorded = Layout::recorded(folder.path()).unwrap();
+        assert_eq!(recorded.cgroup_root, "/machine/pods");
+        assert!(!recorded.owns_cgroup_root(), "somebody else made it");
     }
 }

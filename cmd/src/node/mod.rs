@@ -7,7 +7,7 @@ mod milestones;
 
 use std::{net::IpAddr, time::Duration};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use ipnet::IpNet;
 use skiff_agent::{Agent, AgentConfig, RuntimeConfig};
 use skiff_apiserver::{ApiServer, UserInfo};
@@ -73,15 +73,7 @@ pub fn is_root() -> bool {
 
 /// What no node can do without, told before anything is started.
 pub fn check_host() -> Result<()> {
-    let cgroups = Cgroups::detect()?;
-    for controller in ["cpu", "memory", "pids"] {
-        if !cgroups.has(controller) {
-            return Err(anyhow!(
-                "the cgroup controller {controller:?} is missing on this host; containers cannot be limited without it. \
-                 On a Raspberry Pi add \"cgroup_memory=1 cgroup_enable=memory\" to the kernel command line and reboot"
-            ));
-        }
-    }
+    Cgroups::detect()?;
     Ok(())
 }
 
@@ -127,6 +119,7 @@ pub async fn start(
 ) -> Result<()> {
     let (serving, client_ca_pem) = (identity.serving.clone(), identity.client_ca_pem.clone());
     let layout = Layout::new(&settings.data_dir, &settings.cgroup_root);
+    layout.record().context("record the layout of the node")?;
     layout.link_cni_plugin().context("install the CNI plugin")?;
     let nft = Nft::new(binaries.require("nft")?);
     let token = supervision.stage("node", Duration::from_secs(10));

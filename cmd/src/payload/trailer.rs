@@ -47,6 +47,6 @@ impl Trailer {
 
     /// Name of the folder the archive is unpacked to.
     pub fn folder_name(&self) -> String {
-        self.sha256.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        skiff_api::hex::encode(&self.sha256[..16])
     }
 }

@@ -94,7 +94,7 @@ pub fn fingerprint(authority_pem: &str) -> String {
         [] | [_] => digest::digest(&digest::SHA256, authority_pem.as_bytes()),
         [.., root] => digest::digest(&digest::SHA256, root),
     };
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    skiff_api::hex::encode(digest.as_ref())
 }
 
 fn pem_certificates(pem: &str) -> Vec<Vec<u8>> {

@@ -30,7 +30,7 @@ pub async fn issue(
         let message = format!("the certificate is of node {certified}, the request is for {node}");
         return Err(Refusal(StatusCode::FORBIDDEN, message));
     }
-    if skiff_api_name(&node).is_none() {
+    if !skiff_api::names::dns1123_subdomain(&node).is_empty() {
         return Err(Refusal(StatusCode::BAD_REQUEST, format!("{node:?} cannot be the name of a node")));
     }
     let addresses = addresses(request.headers())?;
@@ -70,15 +70,4 @@ fn addresses(headers: &HeaderMap) -> Result<Vec<IpAddr>, Refusal> {
         .map(|text| text.trim().parse())
         .collect::<Result<_, _>>()
         .map_err(|_| Refusal(StatusCode::BAD_REQUEST, format!("{list:?} is not a list of addresses")))
-}
-
-/// A node name is a DNS subdomain.
-fn skiff_api_name(name: &str) -> Option<()> {
-    let label = |part: &str| {
-        !part.is_empty()
-            && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-    };
-    (name.len() <= 253 && name.split('.').all(label)).then_some(())
 }
