@@ -16,6 +16,9 @@ use k8s_openapi::{
 use super::spec;
 use crate::{container_config::resources::pod_requirements, quantity};
 
+/// The reason of a refusal that other labels of the node could lift.
+pub const LABELS_DO_NOT_MATCH: &str = "NodeAffinity";
+
 /// A refusal; both texts go into the pod's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -37,7 +40,7 @@ pub fn admit(pod: &Pod, node: &NodeState<'_>) -> Result<(), Rejection> {
     check_os(pod)?;
     check_resources(pod, node)?;
     if !matches_node(pod, node) {
-        return Err(predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+        return Err(predicate(LABELS_DO_NOT_MATCH, "node(s) didn't match Pod's node affinity/selector"));
     }
     check_ports(pod, node.others)
 }

@@ -8,7 +8,7 @@ use skiff_client::EventType;
 
 use super::{
     actions::{ActionInput, Actions, KillReason, Start, compute_pod_actions},
-    admission::Rejection,
+    admission::{LABELS_DO_NOT_MATCH, Rejection},
     resize, spec,
     worker::{PodWorker, Round},
 };
@@ -121,11 +121,11 @@ impl PodWorker {
     /// A refusal is final, so it is never given by labels that may be old: the node is read anew first.
     async fn try_admit(&self, pod: &Arc<Pod>) -> Result<(), Rejection> {
         match self.context.try_admit(&self.uid, pod) {
-            Ok(()) => Ok(()),
-            Err(_) => {
+            Err(rejection) if rejection.reason == LABELS_DO_NOT_MATCH => {
                 self.context.read_labels().await;
                 self.context.try_admit(&self.uid, pod)
             }
+            verdict => verdict,
         }
     }
 
