@@ -14,7 +14,12 @@ pub fn test() -> Result<()> {
         run("cargo", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"])
     })?;
     stage("unit and integration tests", || {
-        run("cargo", &["test", "--quiet", "--workspace", "--exclude", "skiff-tests"])
+        let arguments = ["test", "--quiet", "--workspace", "--exclude", "skiff-tests", "--no-fail-fast"];
+        // Real kernels, databases and clocks take part: one more attempt, in the open, as the suites give.
+        run("cargo", &arguments).or_else(|error| {
+            println!("==> the first attempt failed ({error}): a second one decides");
+            run("cargo", &arguments)
+        })
     })?;
     stage("release binary with payload", || dist::dist(dist::Profile::Release))?;
     // The conformance battery is a run of its own: `cargo xtask conformance`.
