@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use skiff_api::{Resource, ResourceRegistry, Status, Verb, resource::Subresource, resources::Table};
 
 use crate::{
+    aggregation::{Aggregator, Learned, discovery},
     body::{self, Body},
     negotiation::{self, Offer, View},
     render::{self, Style},
@@ -28,7 +29,8 @@ struct Document {
 
 #[derive(Default)]
 struct Made {
-    version: u64,
+    /// Of the resource table and of what is aggregated.
+    version: (u64, u64),
     /// `/api` and `/apis` in the aggregated form.
     aggregated: [Option<Document>; 2],
 }
@@ -39,11 +41,21 @@ pub struct Discovery {
     made: Mutex<Made>,
     /// `host:port` that clients inside the cluster reach the server at.
     server_address: String,
+    aggregator: Option<Arc<Aggregator>>,
 }
 
 impl Discovery {
     pub fn new(registry: Arc<ResourceRegistry>, server_address: String) -> Discovery {
-        Discovery { registry, made: Mutex::default(), server_address }
+        Discovery { registry, made: Mutex::default(), server_address, aggregator: None }
+    }
+
+    /// Shows the group versions of other servers, too.
+    pub fn with_aggregator(self, aggregator: Arc<Aggregator>) -> Discovery {
+        Discovery { aggregator: Some(aggregator), ..self }
+    }
+
+    fn learned(&self) -> Vec<Learned> {
+        self.aggregator.as_ref().map(|aggregator| aggregator.learned()).unwrap_or_default()
     }
 
     /// Answers a GET below `/api` or `/apis`; `None` when the path is no document.
@@ -56,10 +68,10 @@ impl Discovery {
                 if let Some(response) = self.aggregated(&table, core, headers) {
                     return Some(Ok(response));
                 }
-                if core { self.core_versions(&table) } else { group_list(&table) }
+                if core { self.core_versions(&table) } else { group_list(&table, &self.learned()) }
             }
             ["api", version] => resource_list(&table, "", version)?,
-            ["apis", group] if !group.is_empty() => api_group(&table, group)?,
+            ["apis", group] if !group.is_empty() => api_group(&table, group, &self.learned())?,
             ["apis", group, version] if !group.is_empty() => resource_list(&table, group, version)?,
             _ => return None,
         };
@@ -102,13 +114,15 @@ impl Discovery {
     }
 
     fn made(&self, table: &Table, core: bool) -> Document {
+        let aggregated = self.aggregator.as_ref().map_or(0, |aggregator| aggregator.version());
+        let version = (table.version, aggregated);
         let mut made = self.made.lock();
-        if made.version != table.version {
-            *made = Made { version: table.version, ..Made::default() };
+        if made.version != version {
+            *made = Made { version, ..Made::default() };
         }
         let slot = &mut made.aggregated[usize::from(core)];
         slot.get_or_insert_with(|| {
-            let bytes = Bytes::from(aggregated_list(table, core).to_string());
+            let bytes = Bytes::from(aggregated_list(table, core, &self.learned()).to_string());
             let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
             let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
             Document { bytes, etag: format!("\"{hex}\"") }
@@ -143,13 +157,14 @@ fn group_value(table: &Table, group: &str) -> Option<Value> {
     Some(json!({"name": group, "versions": versions, "preferredVersion": preferred}))
 }
 
-fn group_list(table: &Table) -> Value {
-    let groups: Vec<Value> = named_groups(table).filter_map(|group| group_value(table, group)).collect();
+fn group_list(table: &Table, learned: &[Learned]) -> Value {
+    let mut groups: Vec<Value> = named_groups(table).filter_map(|group| group_value(table, group)).collect();
+    discovery::merge_groups(&mut groups, learned);
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
-fn api_group(table: &Table, group: &str) -> Option<Value> {
-    let mut value = group_value(table, group)?;
+fn api_group(table: &Table, group: &str, learned: &[Learned]) -> Option<Value> {
+    let mut value = discovery::merge_group(group_value(table, group), group, learned)?;
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Some(value)
@@ -202,9 +217,12 @@ fn subresource_value(row: &Resource, subresource: &Subresource) -> Value {
     value
 }
 
-fn aggregated_list(table: &Table, core: bool) -> Value {
+fn aggregated_list(table: &Table, core: bool, learned: &[Learned]) -> Value {
     let groups: Vec<&str> = if core { vec![""] } else { named_groups(table).collect() };
-    let items: Vec<Value> = groups.into_iter().map(|group| aggregated_group(table, group)).collect();
+    let mut items: Vec<Value> = groups.into_iter().map(|group| aggregated_group(table, group)).collect();
+    if !core {
+        discovery::merge_aggregated(&mut items, learned);
+    }
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 

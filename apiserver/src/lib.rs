@@ -10,6 +10,7 @@
 #![allow(clippy::result_large_err)]
 
 pub mod admission;
+mod aggregation;
 pub mod authn;
 pub mod authz;
 pub mod body;

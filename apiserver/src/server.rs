@@ -13,9 +13,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission,
+    aggregation::Aggregator,
     authn::{
         Authentication, TokenAuthenticator, TokenIssuer, TokenUnion, UserInfo, impersonation, request_header,
-        service_account::ServiceAccountAuthenticator, token, x509::CaSet,
+        service_account::ServiceAccountAuthenticator, token, user, x509::CaSet,
     },
     authz::{self, Attributes, Authorizer, Masters, node::NodeAuthorizer, rbac::Rbac},
     body::{self, Body},
@@ -44,6 +45,8 @@ pub struct ProxySettings {
     pub dialer: Arc<dyn NodeDialer>,
     /// TLS towards kubelets, with the API server's client certificate.
     pub kubelet_tls: Arc<rustls::ClientConfig>,
+    /// How the server shows itself to aggregated API servers: the front-proxy client certificate.
+    pub aggregator_identity: Option<Arc<rustls::sign::CertifiedKey>>,
 }
 
 /// What an API server is made of.
@@ -81,6 +84,9 @@ pub enum ConfigError {
     KubeletTls(#[source] rustls::Error),
 }
 
+/// Under which name the aggregator writes APIServices.
+const AGGREGATOR: &str = "system:kube-aggregator";
+
 struct Inner {
     store: Arc<Store>,
     caches: Arc<Caches>,
@@ -92,6 +98,7 @@ struct Inner {
     flow: Flow,
     discovery: Discovery,
     openapi: OpenApi,
+    aggregator: Arc<Aggregator>,
     proxy: Option<Proxy>,
     health_checks: Vec<Arc<dyn HealthCheck>>,
     version: VersionInfo,
@@ -145,8 +152,13 @@ impl ApiServer {
             tokens,
             anonymous: config.anonymous,
         };
+        let (dialer, identity) = match &config.proxy {
+            Some(settings) => (Some(Arc::clone(&settings.dialer)), settings.aggregator_identity.clone()),
+            None => (None, None),
+        };
+        let aggregator = Arc::new(Aggregator::new(snapshot.clone(), dialer, identity, stop.clone()));
         let proxy = match config.proxy {
-            Some(ProxySettings { dialer, kubelet_tls }) => {
+            Some(ProxySettings { dialer, kubelet_tls, .. }) => {
                 let settings = ProxyConfig { dialer, kubelet_tls, snapshot };
                 Some(Proxy::new(settings, stop.clone()).map_err(ConfigError::KubeletTls)?)
             }
@@ -159,8 +171,11 @@ impl ApiServer {
         ];
         health_checks.extend(config.health_checks);
         Ok(ApiServer(Arc::new(Inner {
-            discovery: Discovery::new(Arc::clone(&resources), config.server_address.clone()),
-            openapi: OpenApi::new(Arc::clone(&resources), &config.version.git_version),
+            discovery: Discovery::new(Arc::clone(&resources), config.server_address.clone())
+                .with_aggregator(Arc::clone(&aggregator)),
+            openapi: OpenApi::new(Arc::clone(&resources), &config.version.git_version)
+                .with_aggregator(Arc::clone(&aggregator)),
+            aggregator,
             custom: CustomResources::new(Arc::clone(&store)),
             store,
             caches,
@@ -184,7 +199,13 @@ impl ApiServer {
     pub async fn run(&self) {
         let stop = self.0.stop.clone();
         let caches = &self.0.caches;
-        tokio::join!(Arc::clone(caches).run(stop.clone()), caches.compact(stop.clone()), self.0.custom.run(stop));
+        let aggregator = self.client(UserInfo::new(AGGREGATOR, &[user::MASTERS]), "kube-aggregator");
+        tokio::join!(
+            Arc::clone(caches).run(stop.clone()),
+            caches.compact(stop.clone()),
+            self.0.custom.run(stop),
+            self.0.aggregator.run(aggregator),
+        );
         self.0.sessions.close();
         let _ = timeout(limits::DRAIN_TIMEOUT, self.0.sessions.wait()).await;
         if let Some(proxy) = &self.0.proxy {
@@ -213,6 +234,7 @@ impl ApiServer {
         if let Some(stored) = row.storage.clone() {
             self.0.caches.add(stored).await?;
         }
+        self.0.aggregator.add_local(&row.group, &row.version);
         self.0.resources.add([row]);
         Ok(())
     }
@@ -388,6 +410,9 @@ impl ApiServer {
     }
 
     async fn route(&self, info: &RequestInfo, user: &UserInfo, request: Request<Body>) -> Response<Body> {
+        if let Some(remote) = self.0.aggregator.target(info) {
+            return self.0.aggregator.serve(&remote, user, request).await;
+        }
         if !info.is_resource {
             return self.document(info, request).await;
         }

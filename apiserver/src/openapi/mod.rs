@@ -29,7 +29,10 @@ use ring::digest;
 use skiff_api::{Resource, ResourceRegistry};
 use skiff_client::Body;
 
-use crate::body::accepts_gzip;
+use crate::{
+    aggregation::{Aggregator, Learned, openapi as merge},
+    body::accepts_gzip,
+};
 
 /// Media type of the protobuf form, as asked for by kubectl and client-go.
 const V2_PROTOBUF: [&str; 2] = [
@@ -73,7 +76,8 @@ fn compress(bytes: &[u8]) -> Bytes {
 /// Documents of one state of the resource table.
 #[derive(Default)]
 struct Made {
-    version: u64,
+    /// Of the resource table and of what is aggregated.
+    version: (u64, u64),
     v3: BTreeMap<String, Document>,
     v2_json: Option<Document>,
     v2_protobuf: Option<Document>,
@@ -84,12 +88,33 @@ pub struct OpenApi {
     registry: Arc<ResourceRegistry>,
     release: String,
     made: Mutex<Made>,
+    aggregator: Option<Arc<Aggregator>>,
 }
 
 impl OpenApi {
     /// `release` is the `gitVersion`, shown as the version of the documents.
     pub fn new(registry: Arc<ResourceRegistry>, release: &str) -> OpenApi {
-        OpenApi { registry, release: release.to_owned(), made: Mutex::default() }
+        OpenApi { registry, release: release.to_owned(), made: Mutex::default(), aggregator: None }
+    }
+
+    /// Includes the documents of other servers.
+    pub fn with_aggregator(self, aggregator: Arc<Aggregator>) -> OpenApi {
+        OpenApi { aggregator: Some(aggregator), ..self }
+    }
+
+    fn learned(&self) -> Vec<Learned> {
+        self.aggregator.as_ref().map(|aggregator| aggregator.learned()).unwrap_or_default()
+    }
+
+    fn version(&self) -> (u64, u64) {
+        (self.registry.version(), self.aggregator.as_ref().map_or(0, |aggregator| aggregator.version()))
+    }
+
+    /// The v2 document of everybody.
+    fn v2(&self, rows: &[Arc<Resource>]) -> serde_json::Value {
+        let mut document = v2::document(rows, &self.release);
+        merge::merge_v2(&mut document, &self.learned());
+        document
     }
 
     /// Answers a GET; `None` when the path is no document.
@@ -105,10 +130,10 @@ impl OpenApi {
         let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let wants_protobuf = accept.split(',').any(|kind| V2_PROTOBUF.contains(&kind.trim()));
         let (document, content_type) = if wants_protobuf {
-            let make = |rows: &[Arc<Resource>]| v2_protobuf::encode(&v2::document(rows, &self.release));
+            let make = |rows: &[Arc<Resource>]| v2_protobuf::encode(&self.v2(rows));
             (self.made(|made| &mut made.v2_protobuf, make), V2_PROTOBUF_ANSWER)
         } else {
-            let make = |rows: &[Arc<Resource>]| json(&v2::document(rows, &self.release));
+            let make = |rows: &[Arc<Resource>]| json(&self.v2(rows));
             (self.made(|made| &mut made.v2_json, make), "application/json")
         };
         answer(&document, content_type, headers, false)
@@ -126,6 +151,7 @@ impl OpenApi {
                 }
             }
         }
+        merge::merge_v3(&mut paths, &self.learned());
         let index = Document::new(&json(&serde_json::json!({"paths": paths})));
         answer(&index, "application/json", headers, false)
     }
@@ -144,7 +170,7 @@ impl OpenApi {
     fn v3(&self, name: &str) -> Option<Document> {
         let table = self.registry.table();
         let mut made = self.made.lock();
-        made.renew(table.version);
+        made.renew(self.version());
         if let Some(document) = made.v3.get(name) {
             return Some(document.clone());
         }
@@ -165,14 +191,14 @@ impl OpenApi {
     ) -> Document {
         let table = self.registry.table();
         let mut made = self.made.lock();
-        made.renew(table.version);
+        made.renew(self.version());
         slot(&mut made).get_or_insert_with(|| Document::new(&make(table.rows()))).clone()
     }
 }
 
 impl Made {
     /// Forgets documents of an older table.
-    fn renew(&mut self, version: u64) {
+    fn renew(&mut self, version: (u64, u64)) {
         if self.version != version {
             *self = Made { version, ..Made::default() };
         }

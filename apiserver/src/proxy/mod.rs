@@ -78,6 +78,12 @@ pub struct ProxyConfig {
 #[error("{0}")]
 pub struct BrokenBody(Box<dyn std::error::Error + Send + Sync>);
 
+impl BrokenBody {
+    pub(crate) fn from_error(error: Box<dyn std::error::Error + Send + Sync>) -> BrokenBody {
+        BrokenBody(error)
+    }
+}
+
 /// A client's body on its way to a backend.
 pub type ClientBody = UnsyncBoxBody<Bytes, BrokenBody>;
 

@@ -7,8 +7,9 @@ use super::{
     core::pod::{resources::resource_quantity, scheduling},
     strategy::{Operation, RequestContext, Strategy},
     validation::{Errors, Path, formats, meta},
-    value::{child, default, entries, existing, field, int, list, name, text},
+    value::{child, copy_field, default, entries, existing, field, int, list, name, set, text},
 };
+use crate::aggregation::availability::{self, Verdict};
 
 /// RuntimeClasses: the handler is fixed.
 pub struct RuntimeClassStrategy;
@@ -45,6 +46,27 @@ impl Strategy for ApiServiceStrategy {
         if let Some(service) = existing(child(object, "spec"), "service") {
             default(service, "port", 443);
         }
+    }
+
+    /// What is served here is available from the start; a remote server must be asked first.
+    fn prepare(&self, context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {
+        match op {
+            Operation::Create => {
+                super::value::remove(object, "status");
+                if field(&object["spec"], "service").is_none()
+                    && let Some(status) = availability::status(object, &Verdict::local(), context.now)
+                {
+                    set(object, "status", status);
+                }
+            }
+            Operation::Update { old } => copy_field(object, old, "status"),
+            _ => {}
+        }
+    }
+
+    /// The core group's is `v1.`, which is no DNS name.
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        super::names::path_segment(name, prefix)
     }
 
     fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {

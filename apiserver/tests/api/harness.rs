@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use skiff_apiserver::{ApiServer, Config, MemoryBackend, TokenIssuer, UserInfo, VersionInfo, body};
+use skiff_apiserver::{ApiServer, Config, MemoryBackend, ProxySettings, TokenIssuer, UserInfo, VersionInfo, body};
 use skiff_client::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,11 @@ pub fn admin() -> UserInfo {
 
 /// Starts a server with namespace `n`.
 pub async fn start() -> Harness {
+    start_with(None).await
+}
+
+/// The same with a way to nodes and services.
+pub async fn start_with(proxy: Option<ProxySettings>) -> Harness {
     let backend = MemoryBackend::default();
     let stop = CancellationToken::new();
     let config = Config {
@@ -60,7 +65,7 @@ pub async fn start() -> Harness {
         node_ports: 30000..=32767,
         server_address: "127.0.0.1:6443".to_owned(),
         version: VersionInfo::default(),
-        proxy: None,
+        proxy,
         health_checks: Vec::new(),
     };
     let server = ApiServer::new(config, stop.clone()).unwrap();

@@ -17,6 +17,8 @@ pub struct ServerPki {
     pub request_header_ca: Authority,
     /// What the API server's listener shows.
     pub api_server: KeyAndCertificate,
+    /// How the API server shows itself to aggregated API servers.
+    pub auth_proxy: KeyAndCertificate,
     /// How the API server calls kubelets.
     pub kubelet_client: KeyAndCertificate,
     /// `system:masters`, for the kubeconfig.
@@ -34,10 +36,9 @@ impl ServerPki {
         let leaf = |name: &str, authority: &Authority, leaf: Leaf| {
             KeyAndCertificate::load_or_issue(folder, name, authority, &leaf)
         };
-        // For calls to aggregated API servers, which read it from its file.
-        leaf("client-auth-proxy", &request_header_ca, Leaf::client("system:auth-proxy", None))?;
         let serving = Leaf::server("kube-apiserver", &options.api_server_names);
         Ok(ServerPki {
+            auth_proxy: leaf("client-auth-proxy", &request_header_ca, Leaf::client("system:auth-proxy", None))?,
             api_server: leaf("serving-kube-apiserver", &server_ca, serving)?,
             kubelet_client: leaf(
                 "client-kube-apiserver",

@@ -189,6 +189,7 @@ fn config(settings: &ServerSettings, pki: &ServerPki, store: Store, sessions: &A
         proxy: Some(ProxySettings {
             dialer: Arc::new(TunnelDialer { own_node, sessions: Arc::clone(sessions) }),
             kubelet_tls: Arc::new(kubelet_tls),
+            aggregator_identity: Some(crate::pki::tls_key(&pki.auth_proxy)?),
         }),
         health_checks: Vec::new(),
     })
