@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use skiff_tests::{
     Cluster, Kubectl, eventually,
+    host::text,
     image::{BUSYBOX, BUSYBOX_NEXT},
 };
 
@@ -164,6 +165,52 @@ pub fn pods_serve_while_skiff_is_stopped(cluster: &mut Cluster) -> Result<()> {
         ensure!(before == after, "{before:#?} became {after:#?}");
         Ok(())
     })
+}
+
+pub fn pods_run_on_while_skiff_is_upgraded(cluster: &mut Cluster) -> Result<()> {
+    cluster.in_namespace("upgrade", |cluster, kubectl| {
+        daemon(kubectl)?;
+        let before = containers(kubectl, "app=steady")?;
+        let addresses = addresses(kubectl)?;
+        let next = next_release(cluster)?;
+        cluster.stop_agent()?;
+        cluster.stop_server()?;
+        cluster.binary = next;
+        cluster.start_server()?;
+        cluster.start_agent()?;
+        wait_both_ready(cluster)?;
+        all_answer(cluster, &addresses)?;
+        kubectl.wait_pods("app=steady", 2)?;
+        let after = containers(kubectl, "app=steady")?;
+        ensure!(before == after, "{before:#?} became {after:#?}");
+        for host in cluster.hosts() {
+            let current = host.shell(&format!("readlink -f {}/data/data/current", host.folder.display()))?;
+            let programs = host.shell("readlink /proc/[0-9]*/exe || true")?;
+            let running: Vec<_> = programs.lines().filter(|path| path.ends_with("/bin/containerd")).collect();
+            ensure!(running == [format!("{}/bin/containerd", current.trim())], "{running:?} of {current}");
+        }
+        // The new runtime rules the old containers and starts new ones.
+        kubectl.run(&["rollout", "restart", "daemonset/steady"])?;
+        kubectl.run(&["rollout", "status", "daemonset/steady", "--timeout=90s"])?;
+        kubectl.wait_pods("app=steady", 2).map(drop)
+    })
+}
+
+/// The same program with another payload, as the next release would have.
+fn next_release(cluster: &Cluster) -> Result<std::path::PathBuf> {
+    let folder = cluster.folder.join("next");
+    let (payload, binary) = (folder.display(), cluster.folder.join("skiff-next"));
+    cluster.server.shell(&format!(
+        "mkdir -p {payload}/bin && current={}/data/data/current && if [ -d $current ]; then cp -a $current/. {payload}; \
+         else for tool in containerd containerd-shim-runc-v2 ctr runc nft; do cp $(command -v $tool) {payload}/bin; done; fi && \
+         echo next > {payload}/release",
+        cluster.server.folder.display()
+    ))?;
+    let mut command = cluster.server.command(&cluster.binary);
+    command.args(["payload", "--level", "1", "--input"]).arg(&cluster.binary);
+    let output = command.arg("--folder").arg(&folder).arg("--output").arg(&binary).output()?;
+    text("skiff payload", output)?;
+    Ok(binary)
 }
 
 pub fn no_acknowledged_write_is_lost_in_a_crash(cluster: &mut Cluster) -> Result<()> {

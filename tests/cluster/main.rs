@@ -93,6 +93,7 @@ fn main() -> ExitCode {
         durability::a_rollout_survives_a_crash_of_the_server,
         durability::an_agent_adopts_its_containers_after_a_crash,
         durability::pods_serve_while_skiff_is_stopped,
+        durability::pods_run_on_while_skiff_is_upgraded,
         durability::no_acknowledged_write_is_lost_in_a_crash,
         join::the_tunnel_comes_back_after_the_server_was_gone,
         bad_input::an_unreadable_image_archive_is_reported_and_others_are_imported,

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     setup,
@@ -18,6 +18,9 @@ use crate::{
 const TOOLS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "runc", "nft"];
 /// Libraries that every host with a C library has.
 const HOST_LIBRARIES: &[&str] = &["libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1"];
+
+/// The most that the release binary may weigh before the payload.
+const BINARY_MEGABYTES_MAX: f64 = 25.0;
 
 /// How to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,9 @@ pub fn dist(profile: Profile) -> Result<()> {
     }
     run("cargo", &build)?;
     let binary = built_binary(profile)?;
+    if profile == Profile::Release {
+        check_size(&binary)?;
+    }
     let folder = root().join("target/payload");
     collect(&folder)?;
     let target = root().join("target/dist/skiff");
@@ -43,6 +49,14 @@ pub fn dist(profile: Profile) -> Result<()> {
     let (input, folder, result) = (text(&binary), text(&folder), text(&target));
     let arguments = ["payload", "--input", &input, "--folder", &folder, "--output", &result, "--level", level];
     run(&input, &arguments)
+}
+
+/// The binary is also a container image and an operating system's payload: it stays small.
+fn check_size(binary: &Path) -> Result<()> {
+    let megabytes = fs::metadata(binary)?.len() as f64 / 1e6;
+    println!("the binary without payload has {megabytes:.1} MB of at most {BINARY_MEGABYTES_MAX}");
+    ensure!(megabytes <= BINARY_MEGABYTES_MAX, "the release binary has outgrown its limit; see docs/performance.md");
+    Ok(())
 }
 
 fn built_binary(profile: Profile) -> Result<PathBuf> {
