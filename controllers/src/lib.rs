@@ -21,6 +21,7 @@ mod simulation;
 #[cfg(test)]
 mod transcript_tests;
 
+pub mod certificates;
 pub mod clusterrole_aggregation;
 pub mod cronjob;
 pub mod daemonset;
@@ -51,6 +52,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use skiff_client::Controller;
 
+pub use certificates::CertificateAuthority;
 pub use node_ipam::ClusterCidr;
 pub use resource_quota::QuotaUsage;
 
@@ -67,6 +69,8 @@ pub struct ControllerConfig {
     pub terminated_pods_max: usize,
     /// Evaluates what objects use of quotas; without it quotas keep no status.
     pub quota_usage: Option<Arc<dyn QuotaUsage>>,
+    /// Signs certificate requests; without it none are.
+    pub certificate_authority: Option<Arc<dyn CertificateAuthority>>,
 }
 
 impl Default for ControllerConfig {
@@ -77,6 +81,7 @@ impl Default for ControllerConfig {
             node_monitor_grace: SignedDuration::from_secs(40),
             terminated_pods_max: 12_500,
             quota_usage: None,
+            certificate_authority: None,
         }
     }
 }
@@ -113,6 +118,9 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
     }
     if let Some(usage) = &config.quota_usage {
         controllers.push(Arc::new(resource_quota::ResourceQuotaController { usage: Arc::clone(usage) }));
+    }
+    if let Some(authority) = &config.certificate_authority {
+        controllers.push(Arc::new(certificates::CertificateController { authority: Arc::clone(authority) }));
     }
     controllers
 }

@@ -77,7 +77,7 @@ impl Authority {
     }
 
     /// Appends intermediates when the operator's authority is not self-signed.
-    fn with_chain(&self, leaf_pem: String) -> String {
+    pub(super) fn with_chain(&self, leaf_pem: String) -> String {
         if self.certificate_pem.matches("BEGIN CERTIFICATE").count() > 1 {
             format!("{leaf_pem}{}", self.certificate_pem)
         } else {

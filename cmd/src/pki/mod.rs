@@ -8,9 +8,11 @@
 //! keys of nodes never leave the node.
 
 mod authority;
+mod der;
 mod files;
 mod leaf;
 mod server;
+mod signing;
 
 pub use authority::{Authority, fingerprint};
 pub use files::{FileError, read_secret, write_atomic, write_public, write_secret};

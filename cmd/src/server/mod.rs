@@ -2,6 +2,7 @@
 //! tried first and in order, each step is shown, and what was started is
 //! stopped in the opposite order.
 
+mod certificates;
 mod control_plane;
 mod listener;
 mod network;
@@ -125,7 +126,7 @@ fn cluster_config(settings: &ServerSettings) -> ClusterConfig {
 
 async fn start_controllers(
     settings: &ServerSettings,
-    pki: &ServerPki,
+    pki: &Arc<ServerPki>,
     plane: &ControlPlane,
     progress: &Progress,
     supervision: &mut Supervision,
@@ -152,7 +153,11 @@ async fn start_controllers(
     let config = skiff_controllers::ControllerConfig {
         root_ca_pem: pki.server_ca.certificate_pem.clone(),
         cluster_cidrs: cluster_cidr.into_iter().collect(),
-        quota_usage: Some(std::sync::Arc::new(quota::AdmissionQuotaUsage)),
+        quota_usage: Some(Arc::new(quota::AdmissionQuotaUsage)),
+        certificate_authority: Some(Arc::new(certificates::ClusterSigner {
+            pki: Arc::clone(pki),
+            authorizer: plane.server.authorizer(),
+        })),
         ..Default::default()
     };
     let deps = skiff_client::runner::RunnerDeps {
