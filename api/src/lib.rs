@@ -26,6 +26,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod timestamp;
+pub mod typed;
 
 pub use field_selector::FieldSelector;
 pub use group_version::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource};

@@ -115,7 +115,7 @@ pub struct Status {
     pub reason: Reason,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Details>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_no_code")]
     pub code: u16,
 }
 
@@ -133,6 +133,10 @@ fn unknown_reason() -> Reason {
 
 fn is_unknown(reason: &Reason) -> bool {
     *reason == Reason::Unknown
+}
+
+fn is_no_code(code: &u16) -> bool {
+    *code == 0
 }
 
 fn is_zero(number: &i32) -> bool {
@@ -154,14 +158,14 @@ impl Status {
         }
     }
 
-    /// The success answer of a delete.
+    /// A success; upstream's answer to a deletion says no code.
     pub fn success(details: Option<Details>) -> Status {
         Status {
             status: "Success".to_owned(),
             message: String::new(),
             reason: Reason::Unknown,
             details,
-            code: 200,
+            code: 0,
             ..Status::failure(Reason::Unknown, "")
         }
     }
@@ -261,7 +265,7 @@ impl Status {
     }
 
     pub fn timeout(message: impl Into<String>, retry_after_seconds: i32) -> Status {
-        let mut status = Status::failure(Reason::Timeout, message);
+        let mut status = Status::failure(Reason::Timeout, format!("Timeout: {}", message.into()));
         status.details = Some(Details { retry_after_seconds, ..Details::default() });
         status
     }

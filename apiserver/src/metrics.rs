@@ -32,6 +32,8 @@ pub struct Metrics {
     requests: RwLock<BTreeMap<String, Arc<AtomicU64>>>,
     durations: RwLock<BTreeMap<String, Arc<Histogram>>>,
     long_running: RwLock<BTreeMap<String, Arc<AtomicI64>>>,
+    /// Requests that priority and fairness refused.
+    rejected: RwLock<BTreeMap<String, Arc<AtomicU64>>>,
     pub reads_in_flight: AtomicI64,
     pub writes_in_flight: AtomicI64,
 }
@@ -87,6 +89,12 @@ impl Metrics {
         histogram.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Counts a request that got no seat.
+    pub fn rejected(&self, level: &str, schema: &str, reason: &str) {
+        let labels = format!("flow_schema=\"{schema}\",priority_level=\"{level}\",reason=\"{reason}\"");
+        series(&self.rejected, &labels).fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The Prometheus text of all series, with the number of objects by resource.
     pub fn text(&self, objects: &[(String, usize)]) -> String {
         let mut out = String::new();
@@ -114,6 +122,11 @@ impl Metrics {
         head(&mut out, name, "gauge", "Requests being worked on.");
         line(&mut out, name, "request_kind=\"readOnly\"", self.reads_in_flight.load(Ordering::Relaxed));
         line(&mut out, name, "request_kind=\"mutating\"", self.writes_in_flight.load(Ordering::Relaxed));
+        let name = "apiserver_flowcontrol_rejected_requests_total";
+        head(&mut out, name, "counter", "Requests refused by API priority and fairness.");
+        for (labels, count) in self.rejected.read().iter() {
+            line(&mut out, name, labels, number(count));
+        }
         for name in ["apiserver_storage_objects", "apiserver_resource_objects"] {
             head(&mut out, name, "gauge", "Stored objects by resource.");
             for (resource, count) in objects {

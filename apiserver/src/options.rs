@@ -74,7 +74,8 @@ pub struct WriteOptions {
 
 impl WriteOptions {
     /// Reads the query; 400 or 422 for what upstream refuses.
-    pub fn parse(query: &Query, user_agent: &str) -> Result<WriteOptions, Status> {
+    /// `kind` names the options object of the verb.
+    pub fn parse(query: &Query, user_agent: &str, kind: &str) -> Result<WriteOptions, Status> {
         let mut causes = Vec::new();
         let field_manager = query.get("fieldManager").to_owned();
         if field_manager.len() > limits::FIELD_MANAGER_LEN_MAX {
@@ -84,13 +85,14 @@ impl WriteOptions {
                 format!("Too long: may not be more than {} bytes", limits::FIELD_MANAGER_LEN_MAX),
             ));
         }
-        if field_manager.chars().any(char::is_control) {
-            causes.push(cause(
-                "fieldManager",
-                "FieldValueInvalid",
-                format!("Invalid value: {field_manager:?}: should only contain printable characters"),
-            ));
+        for (at, character) in field_manager.char_indices().filter(|(_, character)| character.is_control()) {
+            let message = format!(
+                "Invalid value: {field_manager:?}: invalid character U+{:04X} (at position {at})",
+                u32::from(character)
+            );
+            causes.push(cause("fieldManager", "FieldValueInvalid", message));
         }
+        let dry_run = dry_run(query.all("dryRun"), &mut causes);
         let field_validation = match query.get("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
@@ -99,18 +101,17 @@ impl WriteOptions {
                 causes.push(cause(
                     "fieldValidation",
                     "FieldValueNotSupported",
-                    format!("Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""),
+                    format!("Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""),
                 ));
                 FieldValidation::Warn
             }
         };
-        let dry_run = dry_run(query.all("dryRun"), &mut causes);
         if causes.is_empty() {
             let agent = user_agent.split('/').next().unwrap_or_default();
             let agent = agent.chars().filter(|c| !c.is_control()).take(limits::FIELD_MANAGER_LEN_MAX).collect();
             Ok(WriteOptions { field_manager, field_validation, dry_run, force: query.flag("force"), agent })
         } else {
-            Err(Status::invalid("meta.k8s.io", "WriteOptions", "", causes))
+            Err(Status::invalid("meta.k8s.io", kind, "", causes))
         }
     }
 
@@ -140,19 +141,13 @@ impl WriteOptions {
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, causes: &mut Vec<Cause>) -> bool {
-    let mut dry_run = false;
-    for value in values {
-        match value {
-            "All" => dry_run = true,
-            "" => {}
-            other => causes.push(cause(
-                "dryRun",
-                "FieldValueNotSupported",
-                format!("Unsupported value: {other:?}: supported values: \"All\""),
-            )),
-        }
+    let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
+    if values.iter().any(|value| *value != "All") {
+        let shown: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
+        let message = format!("Unsupported value: []string{{{}}}: supported values: \"All\"", shown.join(", "));
+        causes.push(cause("dryRun", "FieldValueNotSupported", message));
     }
-    dry_run
+    !values.is_empty()
 }
 
 fn cause(field: &str, reason: &str, message: String) -> Cause {
@@ -306,15 +301,15 @@ impl DeleteOptions {
                 dry_run: false,
             }
         };
+        if let Some(policy) = options.propagation
+            && options.orphan_dependents.is_some()
+        {
+            let message =
+                format!("Invalid value: \"{policy:?}\": orphanDependents and deletionPropagation cannot be both set");
+            causes.push(cause("propagationPolicy", "FieldValueInvalid", message));
+        }
         let in_body = body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
         options.dry_run = dry_run(in_body.chain(query.all("dryRun")), &mut causes);
-        if options.propagation.is_some() && options.orphan_dependents.is_some() {
-            causes.push(cause(
-                "propagationPolicy",
-                "FieldValueInvalid",
-                "Invalid value: orphanDependents and deletionPropagation cannot be both set".to_owned(),
-            ));
-        }
         if causes.is_empty() { Ok(options) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", causes)) }
     }
 
@@ -351,7 +346,7 @@ fn propagation(text: &str, causes: &mut Vec<Cause>) -> Option<PropagationPolicy>
             causes.push(cause(
                 "propagationPolicy",
                 "FieldValueNotSupported",
-                format!("Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""),
+                format!("Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""),
             ));
             None
         }
@@ -401,10 +396,11 @@ mod tests {
 
     #[test]
     fn the_manager_falls_back_to_the_agent() {
-        let options = |query: &str, agent: &str| WriteOptions::parse(&Query::parse(query), agent).unwrap();
+        let options =
+            |query: &str, agent: &str| WriteOptions::parse(&Query::parse(query), agent, "CreateOptions").unwrap();
         assert_eq!(options("", "kubectl/v1.37 (linux)").manager(), "kubectl");
         assert_eq!(options("fieldManager=x", "kubectl").manager(), "x");
-        assert!(WriteOptions::parse(&Query::parse("dryRun=Some"), "").is_err());
+        assert!(WriteOptions::parse(&Query::parse("dryRun=Some"), "", "PatchOptions").is_err());
         assert!(options("dryRun=All", "").dry_run);
     }
 

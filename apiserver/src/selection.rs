@@ -31,12 +31,7 @@ impl Selection {
     ) -> Result<Selection, Status> {
         let labels = Selector::from_str(label_selector).map_err(|error| Status::bad_request(error.to_string()))?;
         let fields = FieldSelector::from_str(field_selector).map_err(|error| Status::bad_request(error.to_string()))?;
-        fields.check(row).map_err(|error| {
-            Status::bad_request(format!(
-                "Unable to find \"{}/{}, Resource={}\" that match label selector \"{label_selector}\", field selector \"{field_selector}\": {error}",
-                row.group, row.version, row.plural
-            ))
-        })?;
+        fields.check(row).map_err(|error| Status::bad_request(error.to_string()))?;
         Ok(Selection { row: Arc::clone(row), namespace: namespace.map(str::to_owned), labels, fields })
     }
 

@@ -23,7 +23,7 @@ use crate::{
     caches::Caches,
     crd::CustomResources,
     discovery::Discovery,
-    flow::Flow,
+    flow::{self, Flow},
     health::{self, CachesLoaded, HealthCheck, Ping, StoreAnswers},
     limits,
     metrics::{self, metrics},
@@ -199,12 +199,16 @@ impl ApiServer {
     pub async fn run(&self) {
         let stop = self.0.stop.clone();
         let caches = &self.0.caches;
+        let flow_control = self
+            .client(UserInfo::new(user::API_SERVER, &[user::MASTERS]), "api-priority-and-fairness-config-producer-v1");
+        let flow_stop = stop.clone();
         let aggregator = self.client(UserInfo::new(AGGREGATOR, &[user::MASTERS]), "kube-aggregator");
         tokio::join!(
             Arc::clone(caches).run(stop.clone()),
             caches.compact(stop.clone()),
             self.0.custom.run(stop),
             self.0.aggregator.run(aggregator),
+            flow::run(&self.0.flow, flow_control, caches.snapshot().clone(), flow_stop),
         );
         self.0.sessions.close();
         let _ = timeout(limits::DRAIN_TIMEOUT, self.0.sessions.wait()).await;
@@ -335,10 +339,21 @@ impl ApiServer {
         token::strip(request.headers_mut());
         impersonation::strip(request.headers_mut());
         request_header::strip(request.headers_mut());
-        let _place = match self.0.flow.enter(info, &user) {
+        let place = match self.0.flow.enter(info, &user).await {
             Ok(place) => place,
-            Err(status) => return body::failure(&status),
+            Err((status, place)) => {
+                let mut response = body::failure(&status);
+                place.label(response.headers_mut());
+                return response;
+            }
         };
+        let mut response = self.seated(info, user, request).await;
+        place.label(response.headers_mut());
+        response
+    }
+
+    /// What follows once the request has its seat.
+    async fn seated(&self, info: &RequestInfo, user: UserInfo, request: Request<Body>) -> Response<Body> {
         if let Err(status) = self.authorize(info, &user, request.headers()) {
             return body::failure(&status);
         }
@@ -452,10 +467,7 @@ impl ApiServer {
         let (path, query) = (info.path.as_str(), request.uri.query().unwrap_or_default());
         if !matches!(request.method, Method::GET | Method::HEAD) {
             return if path == "/" || path.starts_with("/api") {
-                body::failure(&Status::failure(
-                    skiff_api::Reason::MethodNotAllowed,
-                    "the server does not allow this method on the requested resource",
-                ))
+                body::failure(&rest::method_not_allowed())
             } else {
                 not_found()
             };

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use serde_json::Value;
-use skiff_api::{GroupVersionKind, Reason, Status, codec, schema::Root};
+use skiff_api::{GroupVersionKind, Reason, Status, codec, codec::json::JsonError, schema::Root};
 
 use crate::{options::FieldValidation, warnings::Warnings};
 
@@ -57,7 +57,10 @@ pub fn decode(
     let not_handled =
         |error: &dyn std::fmt::Display| Status::bad_request(codec::not_handled(&gvk.kind, &gvk.version, error));
     let decoded = match format {
-        Format::Json => codec::json::decode(root, body).map_err(|error| not_handled(&error))?,
+        Format::Json => codec::json::decode(root, body).map_err(|error| match error {
+            JsonError::Syntax(text) => unrecognized(&gvk.kind, &text, body),
+            JsonError::Type(_) => not_handled(&error),
+        })?,
         Format::Yaml => codec::yaml::decode(root, body).map_err(|error| not_handled(&error))?,
         Format::Protobuf => codec::Decoded {
             value: codec::protobuf::decode_object(body).map_err(|error| not_handled(&error))?,
@@ -72,6 +75,23 @@ pub fn decode(
         settle(root, &mut value);
     }
     Ok(value)
+}
+
+/// A body of which not even the type can be read: its beginning is shown.
+fn unrecognized(kind: &str, error: &str, body: &[u8]) -> Status {
+    const SHOWN: usize = 30;
+    let error = if error.starts_with("EOF") { "unexpected end of JSON input" } else { error };
+    let start = &body[..body.len().min(SHOWN)];
+    let more = if body.len() > SHOWN { " ..." } else { "" };
+    let shown = match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(start)),
+        Some(_) => format!("{}{more}", start.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    };
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: \
+         {error} ({shown})"
+    ))
 }
 
 /// What field validation says about questionable fields.
@@ -109,13 +129,27 @@ pub fn check_type(gvk: &GroupVersionKind, value: &mut Value) -> Result<(), Statu
         }
         let have = GroupVersionKind::parse(&have_version, &have_kind);
         return Err(Status::bad_request(format!(
-            "{} in version \"{}\" cannot be handled as a {}: no kind \"{}\" is registered for this resource",
-            have.kind, have.version, gvk.kind, have.kind
+            "{} in version \"{}\" cannot be handled as a {}: converting ({}.{}) to ({}.{}): unknown conversion",
+            have.kind,
+            have.version,
+            gvk.kind,
+            have.version,
+            have.kind,
+            internal_package(&gvk.group),
+            gvk.kind
         )));
     }
     fields.insert("apiVersion".to_owned(), Value::String(api_version));
     fields.insert("kind".to_owned(), Value::String(gvk.kind.to_string()));
     Ok(())
+}
+
+/// The package in which upstream keeps its internal form of a group's kinds.
+fn internal_package(group: &str) -> &str {
+    match group.split('.').next() {
+        None | Some("") => "core",
+        Some(first) => first,
+    }
 }
 
 /// Brings a changed object back into the shape the schema asks for: drops what

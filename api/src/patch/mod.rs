@@ -17,7 +17,7 @@ pub mod json_patch;
 pub mod merge;
 pub mod strategic;
 
-use crate::{Reason, Status};
+use crate::{Reason, Status, status::Details};
 
 /// Why a patch cannot be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,8 +38,11 @@ impl From<PatchError> for Status {
         match error {
             PatchError::Malformed(message) => Status::bad_request(message),
             PatchError::TooLarge(message) => Status::failure(Reason::RequestEntityTooLarge, message),
-            // No causes: without a field to name, clients print the message alone.
-            PatchError::Unprocessable(message) => Status::failure(Reason::Invalid, message),
+            // Upstream keeps what went wrong to itself: every client sees this one sentence.
+            PatchError::Unprocessable(_) => {
+                let text = "the server rejected our request due to an error in our request";
+                Status { details: Some(Details::default()), ..Status::failure(Reason::Invalid, text) }
+            }
         }
     }
 }

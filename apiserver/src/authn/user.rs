@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub const ANONYMOUS: &str = "system:anonymous";
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub const AUTHENTICATED: &str = "system:authenticated";
+/// The API server's own user.
+pub const API_SERVER: &str = "system:apiserver";
 pub const MASTERS: &str = "system:masters";
 
 /// User name, groups and extra data, as `authentication.k8s.io` UserInfo.

@@ -2,10 +2,15 @@
 
 use serde_json::{Value, json};
 
+use skiff_api::GroupVersionResource;
+
 use super::Wanted;
+use crate::registry::value::{name, text_at};
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const API_VERSION: &str = "flowcontrol.apiserver.k8s.io/v1";
+/// Objects without which requests cannot be classified.
+const MANDATORY: [&str; 2] = ["exempt", "catch-all"];
 const AUTO_UPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 
 /// (name, shares, lendable percent, queues, hand size, queue length); zero queues reject.
@@ -30,6 +35,42 @@ pub(super) fn objects() -> Vec<Wanted> {
     );
     wanted.extend(schemas().into_iter().map(|schema| Wanted::once(GROUP, "v1", "flowschemas", schema)));
     wanted
+}
+
+/// What must be written so that the mandatory objects are as they must be, and
+/// the suggested ones are there and current unless their owner keeps them.
+pub fn missing(schemas: &[Value], levels: &[Value]) -> Vec<(GroupVersionResource, Value)> {
+    let mut out = Vec::new();
+    for wanted in objects() {
+        let present = if &*wanted.resource.resource == "flowschemas" { schemas } else { levels };
+        let wanted_name = name(&wanted.object);
+        match present.iter().find(|object| name(object) == wanted_name) {
+            None => out.push((wanted.resource, wanted.object)),
+            Some(object) => {
+                let mandatory = MANDATORY.contains(&wanted_name);
+                let left_to_us = text_at(object, &["metadata", "annotations", AUTO_UPDATE]) == "true";
+                if (mandatory || left_to_us) && !includes(&object["spec"], &wanted.object["spec"]) {
+                    let mut repaired = object.clone();
+                    repaired["spec"] = wanted.object["spec"].clone();
+                    out.push((wanted.resource, repaired));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Whether everything wanted is there; defaults may be there besides.
+fn includes(have: &Value, wanted: &Value) -> bool {
+    match (have, wanted) {
+        (Value::Object(have), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, wanted)| have.get(key).is_some_and(|have| includes(have, wanted)))
+        }
+        (Value::Array(have), Value::Array(wanted)) => {
+            have.len() == wanted.len() && have.iter().zip(wanted).all(|(have, wanted)| includes(have, wanted))
+        }
+        (have, wanted) => have == wanted,
+    }
 }
 
 fn metadata(name: &str) -> Value {
@@ -145,7 +186,6 @@ fn schemas() -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::value::{name, text_at};
 
     #[test]
     fn schemas_name_levels_that_exist() {
@@ -156,5 +196,26 @@ mod tests {
             assert!(levels.iter().any(|have| have == level), "{}", name(&schema));
         }
         assert_eq!(everything()["clusterScope"], true);
+    }
+
+    #[test]
+    fn a_lost_or_changed_object_comes_back_and_an_owners_stays() {
+        let all = objects();
+        let of = |resource: &str| -> Vec<Value> {
+            all.iter()
+                .filter(|wanted| wanted.resource.resource == resource)
+                .map(|wanted| wanted.object.clone())
+                .collect()
+        };
+        let (mut schemas, mut levels) = (of("flowschemas"), of("prioritylevelconfigurations"));
+        assert!(missing(&schemas, &levels).is_empty());
+        levels.retain(|level| name(level) != "exempt");
+        let own = schemas.iter_mut().find(|schema| name(schema) == "service-accounts").unwrap();
+        own["spec"]["matchingPrecedence"] = 77.into();
+        own["metadata"]["annotations"][AUTO_UPDATE] = "false".into();
+        let changed = schemas.iter_mut().find(|schema| name(schema) == "catch-all").unwrap();
+        changed["spec"]["rules"] = json!([]);
+        let names: Vec<String> = missing(&schemas, &levels).iter().map(|(_, object)| name(object).to_owned()).collect();
+        assert_eq!(names, ["exempt", "catch-all"]);
     }
 }

@@ -69,15 +69,19 @@ impl Collector {
             None => names::custom(row, &row.list_kind),
         };
         let list_meta = self.named("meta/v1", "ListMeta");
-        let schema = json!({
+        let mut schema = json!({
             "type": "object", "required": ["items"],
+            "description": format!("{} is a list of {}", row.list_kind, row.kind),
             "properties": {
-                "apiVersion": {"type": "string"}, "kind": {"type": "string"},
                 "metadata": self.reference(&list_meta),
-                "items": {"type": "array", "items": self.reference(&object)},
+                "items": {"type": "array", "items": self.reference(&object),
+                    "description": format!("The objects of kind {}.", row.kind)},
             },
             "x-kubernetes-group-version-kind": gvk(&row.list_kind),
         });
+        if let Some(properties) = schema["properties"].as_object_mut() {
+            type_meta(properties);
+        }
         self.done.insert(list.clone(), schema);
         (object, list)
     }
@@ -126,9 +130,10 @@ impl Collector {
             Some(own) => without_v3(own),
             None => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
         };
-        schema["properties"]["apiVersion"] = json!({"type": "string"});
-        schema["properties"]["kind"] = json!({"type": "string"});
         schema["properties"]["metadata"] = self.reference(&meta);
+        if let Some(properties) = schema["properties"].as_object_mut() {
+            type_meta(properties);
+        }
         self.done.insert(name.clone(), schema);
         name
     }
@@ -138,8 +143,7 @@ impl Collector {
         let mut properties = Map::new();
         let mut required = Vec::new();
         if schema.get(id).type_meta {
-            properties.insert("apiVersion".to_owned(), json!({"type": "string"}));
-            properties.insert("kind".to_owned(), json!({"type": "string"}));
+            type_meta(&mut properties);
         }
         for field in schema.fields(id) {
             if field.required {
@@ -225,7 +229,8 @@ impl Collector {
 
     fn scalar(&mut self, scalar: Scalar) -> Value {
         if let Some(name) = names::scalar(scalar) {
-            self.done.entry(name.to_owned()).or_insert_with(|| component(scalar));
+            let dialect = self.dialect;
+            self.done.entry(name.to_owned()).or_insert_with(|| component(scalar, dialect));
             return self.reference(name);
         }
         match scalar {
@@ -244,8 +249,23 @@ impl Collector {
     }
 }
 
-fn component(scalar: Scalar) -> Value {
+/// The two fields that every object begins with.
+fn type_meta(properties: &mut Map<String, Value>) {
+    const VERSION: &str = "Group and version of the schema that this object follows, such as apps/v1. Servers convert \
+        the versions they know and may refuse others.";
+    const KIND: &str = "Name of the schema that this object follows, in CamelCase. Servers may derive it from the \
+        address of a request. It cannot be changed.";
+    properties.insert("apiVersion".to_owned(), json!({"type": "string", "description": VERSION}));
+    properties.insert("kind".to_owned(), json!({"type": "string", "description": KIND}));
+}
+
+/// The third version of OpenAPI says that two of these types have two forms.
+fn component(scalar: Scalar, dialect: Dialect) -> Value {
     match scalar {
+        Scalar::IntOrString if dialect == Dialect::V3 => {
+            json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
+        }
+        Scalar::Quantity if dialect == Dialect::V3 => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
         Scalar::Time => json!({"type": "string", "format": "date-time"}),
         Scalar::MicroTime => json!({"type": "string", "format": "date-time"}),
         Scalar::IntOrString => json!({"type": "string", "format": "int-or-string"}),

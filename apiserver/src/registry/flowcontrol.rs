@@ -1,24 +1,13 @@
 //! Group `flowcontrol.apiserver.k8s.io`.
 
 use serde_json::Value;
-use skiff_api::{Cause, Status};
+use skiff_api::Cause;
 
 use super::{
     strategy::{Operation, RequestContext, Strategy},
     validation::{Errors, Path},
     value::{child, default, default_nonzero, default_text, existing, field, int, name, text},
 };
-
-const GROUP: &str = "flowcontrol.apiserver.k8s.io";
-const MANDATORY: [&str; 2] = ["exempt", "catch-all"];
-
-fn keep_mandatory(object: &Value, resource: &str) -> Result<(), Status> {
-    if MANDATORY.contains(&name(object)) {
-        return Err(Status::forbidden(GROUP, resource, name(object), "mandatory objects are always there"));
-    }
-    Ok(())
-}
-
 /// FlowSchemas.
 pub struct FlowSchemaStrategy;
 
@@ -57,10 +46,6 @@ impl Strategy for FlowSchemaStrategy {
             );
         }
         errors.into_causes()
-    }
-
-    fn validate_delete(&self, _context: &RequestContext<'_>, object: &Value) -> Result<(), Status> {
-        keep_mandatory(object, "flowschemas")
     }
 }
 
@@ -106,10 +91,6 @@ impl Strategy for PriorityLevelStrategy {
         }
         errors.into_causes()
     }
-
-    fn validate_delete(&self, _context: &RequestContext<'_>, object: &Value) -> Result<(), Status> {
-        keep_mandatory(object, "prioritylevelconfigurations")
-    }
 }
 
 #[cfg(test)]
@@ -144,6 +125,5 @@ mod tests {
             json!({"queues": 64, "handSize": 8, "queueLengthLimit": 50})
         );
         assert_eq!(wrong(&PriorityLevelStrategy, json!({"spec": {"type": "Limited"}})).len(), 1);
-        assert!(keep_mandatory(&json!({"metadata": {"name": "exempt"}}), "flowschemas").is_err());
     }
 }

@@ -84,19 +84,21 @@ impl Transformation for Remove<'_> {
 impl Remove<'_> {
     fn check_preconditions(&self, old: &Object) -> Result<(), Status> {
         let row = self.request.row;
-        let conflict = |what: &str, wanted: &str, have: &str| {
-            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {have}");
+        let conflict = |what: &str, wanted: &str, have: &str, hint: &str| {
+            let why = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({have}). The object might have been {hint}"
+            );
             Err(Status::conflict(&row.group, &row.plural, self.request.name, why))
         };
         if let Some(uid) = &self.options.uid
             && uid != old.meta.uid.as_str()
         {
-            return conflict("UID", uid, old.meta.uid.as_str());
+            return conflict("UID", uid, old.meta.uid.as_str(), "deleted and then recreated");
         }
         if let Some(version) = &self.options.resource_version
             && *version != old.meta.resource_version
         {
-            return conflict("ResourceVersion", version, &old.meta.resource_version);
+            return conflict("ResourceVersion", version, &old.meta.resource_version, "modified");
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Creation and update: one pipeline for POST, PUT, PATCH and server-side apply.
 //!
 //! Order: edit -> storage version -> kind's defaults -> isolation of status ->
-//! mutating admission -> managed fields -> system metadata -> `prepare` ->
+//! managed fields -> mutating admission -> system metadata -> `prepare` ->
 //! `allocate` -> validation -> validating admission -> swap.
 
 use std::sync::Arc;
@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     admission::{AdmissionOperation, AdmissionRequest},
-    conversion, limits, managed, wire,
+    conversion, limits, managed,
+    storage::keys,
+    wire,
 };
 
 /// Upstream's text of a lost race; clients match on the reason.
@@ -198,9 +200,10 @@ impl Write<'_> {
         self.strategy.default(Operation::Create, &mut object);
         meta::isolate(&self.storage_row, Operation::Create, &mut object);
         self.add_default_finalizers(&mut object);
-        let before = applied.then(|| object.clone());
+        if !applied {
+            self.manage(&mut object, None);
+        }
         let mut object = self.admit(object, None).await?;
-        self.manage(&mut object, before.as_ref(), applied);
         let context = self.store.context(&self.request, &self.api_version);
         meta::fill_new(&mut object, &self.uid, context.now);
         self.strategy.prepare(&context, Operation::Create, &mut object);
@@ -225,9 +228,10 @@ impl Write<'_> {
         self.strategy.default(op, &mut object);
         meta::carry_over(&old_value, &mut object);
         meta::isolate(&self.storage_row, op, &mut object);
-        let before = applied.then(|| object.clone());
+        if !applied {
+            self.manage(&mut object, Some(&old_value));
+        }
         let mut object = self.admit(object, Some(&old_value)).await?;
-        self.manage(&mut object, before.as_ref().or(Some(&old_value)), applied);
         let context = self.store.context(&self.request, &self.api_version);
         self.strategy.prepare(&context, op, &mut object);
         self.count_generation(op, &old_value, &mut object);
@@ -247,6 +251,12 @@ impl Write<'_> {
         Self: 'o,
     {
         operation(self.request.subresource, old)
+    }
+
+    fn storage_key(&self) -> String {
+        let storage = self.request.row.storage.as_ref();
+        storage
+            .map_or_else(String::new, |resource| keys::object_key(resource, self.request.namespace, self.request.name))
     }
 
     fn gone(&self) -> Status {
@@ -321,19 +331,18 @@ impl Write<'_> {
         let uid = meta::text(object, "uid");
         if !uid.is_empty() && uid != old.meta.uid.as_str() {
             return conflict(&format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: \
+                 Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                self.storage_key(),
                 old.meta.uid
             ));
         }
         Ok(())
     }
 
-    /// Records ownership. An apply has settled its own fields; what admission
-    /// changed after it (`before` is the state in between) belongs to an update.
-    fn manage(&self, object: &mut Value, before: Option<&Value>, applied: bool) {
-        if applied && before == Some(object) {
-            return;
-        }
+    /// Records who owns what the client wrote. What admission adds afterwards
+    /// belongs to nobody, as upstream has it; an apply has settled its own fields.
+    fn manage(&self, object: &mut Value, before: Option<&Value>) {
         let change = managed::Change {
             row: &self.storage_row,
             root: self.storage_row.schema.as_ref(),

@@ -51,6 +51,13 @@ pub(crate) struct Call<'a> {
     pub sessions: &'a tokio_util::task::TaskTracker,
 }
 
+/// 405 in upstream's words, whatever the path.
+pub(crate) fn method_not_allowed() -> Status {
+    let text = "the server does not allow this method on the requested resource";
+    let details = Some(skiff_api::status::Details::default());
+    Status { details, ..Status::failure(skiff_api::Reason::MethodNotAllowed, text) }
+}
+
 /// Finds row, subresource and verb of a request; 404 or 405.
 pub(crate) fn resolve(store: &Store, info: &RequestInfo) -> Result<(Arc<Resource>, Option<Subresource>), Status> {
     let row = store.resources.lookup(&info.group, &info.version, &info.resource).ok_or_else(Status::no_route)?;
@@ -88,10 +95,7 @@ impl Call<'_> {
     }
 
     fn not_allowed(&self) -> Status {
-        Status::failure(
-            skiff_api::Reason::MethodNotAllowed,
-            "the server does not allow this method on the requested resource",
-        )
+        method_not_allowed()
     }
 
     fn user_agent(&self) -> &str {
@@ -103,7 +107,13 @@ impl Call<'_> {
     }
 
     pub fn write_options(&self) -> Result<WriteOptions, Status> {
-        WriteOptions::parse(&self.query, self.user_agent())
+        let kind = match self.info.verb.as_str() {
+            "create" => "CreateOptions",
+            "update" => "UpdateOptions",
+            "patch" => "PatchOptions",
+            _ => "DeleteOptions",
+        };
+        WriteOptions::parse(&self.query, self.user_agent(), kind)
     }
 
     pub fn write_request<'w>(&'w self, options: &'w WriteOptions, name: &'w str) -> WriteRequest<'w> {
