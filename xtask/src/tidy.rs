@@ -16,12 +16,13 @@ use crate::shell::{output, root};
 /// Crate -> crates of ours it may use. Tests, xtask and cmd may use all.
 const EDGES: &[(&str, &[&str])] = &[
     ("skiff-api", &[]),
+    ("skiff-cel", &[]),
     ("skiff-kine", &[]),
     ("skiff-tunnel", &[]),
     ("skiff-host", &[]),
     ("skiff-bundled-manifests", &[]),
     ("skiff-client", &["skiff-api"]),
-    ("skiff-apiserver", &["skiff-api", "skiff-client"]),
+    ("skiff-apiserver", &["skiff-api", "skiff-cel", "skiff-client"]),
     ("skiff-controllers", &["skiff-api", "skiff-client"]),
     ("skiff-scheduler", &["skiff-api", "skiff-client"]),
     ("skiff-agent", &["skiff-api", "skiff-client", "skiff-host"]),

@@ -1,0 +1,42 @@
+//! The Common Expression Language as Kubernetes uses it: parser, type checker,
+//! cost estimate and cost-counting interpreter.
+//!
+//! Existing crates check no types, know no cost and can overflow the stack;
+//! rules that come from users may do none of that. An expression is compiled
+//! once ([`Program::compile`]) against an [`Env`] of declared variables, and
+//! evaluated any number of times over borrowed JSON ([`Program::evaluate`]).
+//!
+//! Invariants: parsing, checking and evaluating never recurse deeper than
+//! [`limits::DEPTH_MAX`] levels of expression; an evaluation ends when its
+//! budget does; nothing here panics on any input.
+
+mod ast;
+mod check;
+mod cost;
+mod declaration;
+mod evaluate;
+mod fault;
+mod functions;
+mod issues;
+mod lexer;
+mod library;
+pub mod limits;
+mod macros;
+mod parser;
+mod program;
+mod time;
+mod types;
+mod unify;
+mod value;
+
+pub use check::Env;
+pub use cost::Range;
+pub use declaration::Declaration;
+pub use evaluate::{Binding, Evaluation, Fields};
+pub use fault::Fault;
+pub use functions::authorizer_type;
+pub use issues::{Issue, Issues};
+pub use library::authorizer::{Ask, Authorize, Decided, authorizer_value, resource_check_value};
+pub use program::Program;
+pub use types::{FieldType, ListKind, ListType, ObjectType, Type, escape};
+pub use value::{Entries, List, Map, Text, Value};
