@@ -89,10 +89,11 @@ fn own_processes(cluster: &Cluster) -> Result<Vec<(u32, String)>> {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let is_server = line.contains(" server ") && line.contains(&cluster.server.folder.display().to_string());
+        let runs_binary = fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program == cluster.binary);
+        let is_server = runs_binary && line.contains(&cluster.server.folder.display().to_string());
         let is_image = line.starts_with("/pause") || line.starts_with("/coredns");
         let own_namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|found| found == namespace);
-        if (is_server && own_namespace && !line.starts_with("nsenter")) || (is_image && is_in_cluster(cluster, pid)) {
+        if (is_server && own_namespace) || (is_image && is_in_cluster(cluster, pid)) {
             found.push((
                 pid,
                 line.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned(),
