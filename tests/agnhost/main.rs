@@ -2,9 +2,11 @@
 //! asked and what was asked, can ask others itself, and can turn unhealthy.
 //!
 //! `agnhost netexec [--http-port N] [--udp-port N] [--fail-after SECONDS]`,
-//! `agnhost grpc-health-checking`, `agnhost pause`, `agnhost entrypoint-tester WORDS...`. Ends on SIGTERM, even as process 1.
+//! `agnhost grpc-health-checking`, `agnhost sample-apiserver ...` (see its file), `agnhost pause`, `agnhost entrypoint-tester WORDS...`. Ends on SIGTERM, even as process 1.
 
 mod grpc;
+mod sample_api;
+mod tls;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +34,7 @@ async fn main() -> Result<()> {
         match words.first().map(String::as_str) {
             Some("netexec") => netexec(&words[1..]).await,
             Some("grpc-health-checking") => grpc::serve(5000).await,
+            Some("sample-apiserver") => sample_api::serve(&words[1..]).await,
             Some("entrypoint-tester") => {
                 println!("{:?}", std::env::args().collect::<Vec<_>>());
                 Ok(())

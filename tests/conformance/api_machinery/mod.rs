@@ -1,5 +1,6 @@
 //! Rows of the area api-machinery.
 
+mod aggregator;
 mod collector;
 mod kinds;
 mod namespaces;
@@ -12,6 +13,7 @@ use crate::Test;
 
 pub fn tests() -> Vec<Test> {
     [
+        aggregator::tests(),
         collector::tests(),
         kinds::tests(),
         namespaces::tests(),
