@@ -21,6 +21,12 @@ pub const SCAN_CHUNK_KEYS: usize = 1024;
 pub const LOG_PAGE_RECORDS: usize = 512;
 /// Bytes of records read in one step of a replay, at least one record.
 pub const LOG_PAGE_BYTES: usize = 2 << 20;
+/// Bytes of keys and values packed into one row of the log; a larger record has a row of its own.
+pub const RUN_BYTES: usize = 16 << 10;
+/// Records packed into one row of the log.
+pub const RUN_RECORDS: usize = 64;
+/// Records offered to one slice of compaction.
+pub const GARBAGE_PER_SLICE: usize = 4096;
 /// Reader connections kept open. More historic reads at once wait.
 pub const LOG_READERS_MAX: usize = 2;
 
@@ -49,6 +55,29 @@ pub const WAL_IDLE_BYTES: u64 = 4 << 20;
 pub const WAL_BUSY_BYTES: u64 = 16 << 20;
 /// How long another process may hold the database file before writes fail.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long reaching a database server may take.
+pub const SQL_CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a database server may be silent while it owes an answer. Longer: the connection is given up.
+pub const SQL_ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// How long work is tried again while the database server cannot be reached. Then the callers are told.
+pub const SQL_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest pause between two attempts to reach a database server.
+pub const SQL_RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Silence of announcements after which the database is looked at.
+pub const SQL_LISTEN_INTERVAL: Duration = Duration::from_secs(10);
+/// Spacing of looks at a database that cannot announce writes.
+pub const SQL_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Largest message that is read from a database server.
+pub const SQL_MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Records read from a shared database in one step of loading or catching up.
+pub const SQL_CATCH_UP_RECORDS: usize = 4096;
+/// Bytes of records read in that step, at least one record.
+pub const SQL_CATCH_UP_BYTES: usize = 8 << 20;
+/// How long the end of a lease stays recorded. A server that was away for longer loads everything anew.
+pub const SQL_ENDED_LEASES_KEPT: Duration = Duration::from_secs(3600);
+/// How long a server without writes stays known among the writers.
+pub const SQL_WRITERS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Bytes in use at which a store made for a cluster refuses to grow, as large as etcd advises at most.
 pub const QUOTA_BYTES_DEFAULT: u64 = 8 << 30;
@@ -83,6 +112,14 @@ pub const FRAGMENT_BYTES: usize = 1 << 20;
 pub const GRPC_REQUEST_BYTES_MAX: usize = 1_572_864;
 /// Largest gRPC message that is read at all.
 pub const GRPC_DECODE_BYTES_MAX: usize = GRPC_REQUEST_BYTES_MAX + 512 * 1024;
+/// Calls open at once on one connection. More wait at the client.
+pub const GRPC_STREAMS_MAX: u32 = 16_384;
+/// Bytes a client may send ahead of what is read, on one call and on one connection.
+pub const GRPC_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// See [`GRPC_STREAM_WINDOW_BYTES`].
+pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// How long a client may take for its TLS handshake.
+pub const GRPC_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long open calls may take to end when the server stops.
 pub const GRPC_STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Time without events after which a gRPC watch that asked for it is told the revision.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::commands::{Command, Reply};
@@ -90,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) inbox: Inbox,
     pub(crate) readers: Readers,
+    /// Where the store was opened, if tasks run there.
+    pub(crate) runtime: Option<Handle>,
     ttl_leases: Mutex<TtlLeases>,
     pub(crate) no_space: AtomicBool,
     /// Where temporary files may lie.
@@ -191,6 +194,7 @@ impl Store {
             lessor: Mutex::new(lessor),
             inbox: Inbox::new(),
             readers: Readers::new(readers),
+            runtime: Handle::try_current().ok(),
             ttl_leases: Mutex::default(),
             no_space: AtomicBool::new(loaded.no_space),
             scratch: scratch(options.path.as_deref()),

@@ -162,6 +162,13 @@ async fn revisions_versions_and_leases_survive_a_restart() {
     store.close().await.unwrap();
 }
 
+/// Bytes that take the same space on disk.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = vec![0; bytes];
+    rand::fill(&mut noise[..]);
+    noise
+}
+
 #[tokio::test]
 async fn a_file_in_use_damaged_or_foreign_is_refused_with_its_name() {
     let folder = tempfile::tempdir().unwrap();
@@ -169,7 +176,7 @@ async fn a_file_in_use_damaged_or_foreign_is_refused_with_its_name() {
     let store = Store::open(StoreOptions::sqlite(&path)).await.unwrap();
     for i in 0..200 {
         let key = format!("/key/{i:03}");
-        store.put(PutRequest::new(key, vec![b'x'; 500])).await.unwrap();
+        store.put(PutRequest::new(key, noise(500))).await.unwrap();
     }
     let second = Store::open(StoreOptions::sqlite(&path)).await;
     assert!(matches!(second, Err(Error::InUse { .. })));
@@ -201,7 +208,7 @@ async fn a_watcher_that_fell_out_of_the_ring_reads_every_event_from_the_log() {
     let request = WatchRequest::new(KeyRange::prefix("/k/"), Revision(0)).with_prev_kv();
     let mut watcher = store.watch(request).unwrap();
     // Values large enough that the ring holds only a part of them.
-    let value = vec![b'v'; limits::RING_BYTES_MAX / 64];
+    let value = noise(limits::RING_BYTES_MAX / 64);
     let total = 200;
     let writes = (0..total).map(|i| {
         let (store, value) = (store.clone(), value.clone());
@@ -231,7 +238,7 @@ async fn the_file_shrinks_after_compaction_and_the_wal_stays_bounded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.db");
     let store = Store::open(StoreOptions::sqlite(&path)).await.unwrap();
-    let value = vec![b'v'; 64 * 1024];
+    let value = noise(64 * 1024);
     for _ in 0..600 {
         store.put(PutRequest::new("/same", value.clone())).await.unwrap();
     }

@@ -13,15 +13,15 @@ use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::inbox::Taken;
 use crate::lessor::{DirtyLease, LeaseId, seconds, unix_ms};
-use crate::limits::{LEASE_FLUSH, RETENTION_SAMPLES, SLICE, SLICE_MIN, SLICE_SHARE};
+use crate::limits::{GARBAGE_PER_SLICE, LEASE_FLUSH, RETENTION_SAMPLES, SLICE, SLICE_MIN, SLICE_SHARE};
 use crate::log::{Batch, LeaseChange, LeaseRow, Log, LogError, Reclaim};
 use crate::overlay::{LeaseEffect, Overlay};
 use crate::quota::Quota;
 use crate::revision::Revision;
 use crate::store::{Shared, StoreOptions};
 
-/// Ids offered to one deletion slice.
-const GARBAGE_PER_SLICE: usize = 512;
+/// Answers of one batch from which on the runtime sends them.
+const ANSWERS_HANDED_OVER: usize = 4;
 /// Pause after the disk refused background work or an expiry.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -166,7 +166,18 @@ impl Writer {
                 answer_all(physical, &result);
             }
         }
-        answers.into_iter().for_each(|answer| answer(result.clone()));
+        self.send(answers, result);
+    }
+
+    /// Sends the answers of a batch. Each one sent from here would wake a sleeping worker by a
+    /// system call; many are handed over at once, and wake tasks from where tasks run.
+    fn send(&self, answers: Vec<Answer>, result: Result<()>) {
+        let are_many = answers.len() >= ANSWERS_HANDED_OVER;
+        let send = move || answers.into_iter().for_each(|answer| answer(result.clone()));
+        match &self.shared.runtime {
+            Some(runtime) if are_many => drop(runtime.spawn(async move { send() })),
+            _ => send(),
+        }
     }
 
     /// Evaluates commands in order; the answers wait for the commit.

@@ -52,7 +52,9 @@ async fn fill(folder: &Path) {
     let options = StoreOptions::sqlite(folder.join("state.db"));
     let store = Store::open(options.clone()).await.unwrap();
     let mut watcher = store.watch(WatchRequest::new(KeyRange::all(), Revision(2))).unwrap();
-    let put = |i: u32| store.put(PutRequest::new(format!("/k/{i:04}"), vec![b'x'; 64 * 1024]));
+    let mut value = vec![0; 64 * 1024];
+    rand::fill(&mut value[..]);
+    let put = |i: u32| store.put(PutRequest::new(format!("/k/{i:04}"), value.clone()));
     let mut written = 0;
     let error = loop {
         match put(written).await {

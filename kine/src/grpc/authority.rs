@@ -16,7 +16,6 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
-use tonic::transport::server::Connected;
 
 const PREFACE_BYTES: usize = 24;
 const FRAME_HEADER_BYTES: usize = 9;
@@ -40,14 +39,6 @@ impl UnixConnection {
     pub(crate) fn new(stream: UnixStream) -> UnixConnection {
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
         UnixConnection { stream, rewriter: Rewriter::new(), buffer }
-    }
-}
-
-impl Connected for UnixConnection {
-    type ConnectInfo = <UnixStream as Connected>::ConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
     }
 }
 

@@ -17,35 +17,52 @@ fn fits(message: &impl Message) -> Result<(), Status> {
     }
 }
 
+impl Face {
+    pub(crate) async fn answer_range(&self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
+        let response = self.store.range(range_request(request)?).await.map_err(status)?;
+        Ok(self.range_response(response))
+    }
+
+    pub(crate) async fn answer_put(&self, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
+        fits(&request)?;
+        let response = self.store.put(put_request(&request)).await.map_err(status)?;
+        Ok(self.put_response(response))
+    }
+
+    pub(crate) async fn answer_delete_range(
+        &self,
+        request: pb::DeleteRangeRequest,
+    ) -> Result<pb::DeleteRangeResponse, Status> {
+        let response = self.store.delete_range(delete_request(request)).await.map_err(status)?;
+        Ok(self.delete_response(response))
+    }
+
+    pub(crate) async fn answer_txn(&self, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+        fits(&request)?;
+        let response = self.store.txn(txn_request(request)?).await.map_err(status)?;
+        Ok(self.txn_response(response))
+    }
+}
+
 #[async_trait]
 impl pb::kv_server::Kv for Face {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
-        let range = range_request(request.into_inner())?;
-        let response = self.store.range(range).await.map_err(status)?;
-        Ok(Response::new(self.range_response(response)))
+        self.answer_range(request.into_inner()).await.map(Response::new)
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
-        let request = request.into_inner();
-        fits(&request)?;
-        let response = self.store.put(put_request(&request)).await.map_err(status)?;
-        Ok(Response::new(self.put_response(response)))
+        self.answer_put(request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_range(
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        let delete = delete_request(request.into_inner());
-        let response = self.store.delete_range(delete).await.map_err(status)?;
-        Ok(Response::new(self.delete_response(response)))
+        self.answer_delete_range(request.into_inner()).await.map(Response::new)
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
-        let request = request.into_inner();
-        fits(&request)?;
-        let response = self.store.txn(txn_request(request)?).await.map_err(status)?;
-        Ok(Response::new(self.txn_response(response)))
+        self.answer_txn(request.into_inner()).await.map(Response::new)
     }
 
     async fn compact(

@@ -8,12 +8,14 @@ mod auth;
 mod authority;
 mod cluster;
 mod convert;
+mod dispatch;
 mod fetch;
 mod health;
 mod kv;
 mod lease;
 mod maintenance;
 mod serve;
+mod unary;
 mod watch;
 
 /// Generated messages, clients and servers.

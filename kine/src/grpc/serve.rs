@@ -5,28 +5,34 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, TryStreamExt};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::{RootCertStore, crypto::ring};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, Router};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tokio_util::task::TaskTracker;
 
 use super::Face;
 use super::authority::UnixConnection;
-use super::pb::DESCRIPTORS;
-use super::pb::etcdserverpb::auth_server::AuthServer;
-use super::pb::etcdserverpb::cluster_server::ClusterServer;
-use super::pb::etcdserverpb::kv_server::KvServer;
-use super::pb::etcdserverpb::lease_server::LeaseServer;
-use super::pb::etcdserverpb::maintenance_server::MaintenanceServer;
-use super::pb::etcdserverpb::watch_server::WatchServer;
-use super::pb::health::health_server::HealthServer;
-use crate::limits::{GRPC_DECODE_BYTES_MAX, GRPC_STOP_DEADLINE};
+use super::dispatch::Dispatch;
+use crate::limits::{
+    GRPC_CONNECTION_WINDOW_BYTES, GRPC_HANDSHAKE_DEADLINE, GRPC_STOP_DEADLINE, GRPC_STREAM_WINDOW_BYTES,
+    GRPC_STREAMS_MAX,
+};
 use crate::store::Store;
+
+/// A connection whose client does not answer for this long is looked after.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Pause after the system had no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why serving did not start or ended.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +40,9 @@ pub enum ServeError {
     /// The socket could not be made.
     #[error("listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
-    /// Certificate, key or transport.
-    #[error("serve the etcd API on {address}: {source}")]
-    Transport { address: String, source: tonic::transport::Error },
+    /// Certificate, key or authority cannot be used.
+    #[error("TLS for the etcd API on {address}: {reason}")]
+    Tls { address: String, reason: String },
     /// The API's own description.
     #[error("describe the etcd API on {address}: {reason}")]
     Reflection { address: String, reason: String },
@@ -87,41 +93,148 @@ impl Listener {
     pub async fn serve(self, store: Store, token: CancellationToken) -> Result<(), ServeError> {
         let Listener { socket, url } = self;
         let face = Face { store, token: token.clone(), client_url: url.clone() };
+        let dispatch = Dispatch::new(face)
+            .map_err(|error| ServeError::Reflection { address: url.clone(), reason: error.to_string() })?;
+        let connections = Connections { dispatch, token: token.clone(), open: TaskTracker::new() };
         match socket {
             Socket::Unix(listener, path) => {
-                let router = router(Server::builder(), &face, &url)?;
-                let connections = UnixListenerStream::new(listener).map_ok(UnixConnection::new);
-                let result = run(router, connections, token, url).await;
+                let accept = || async {
+                    let (stream, _) = listener.accept().await?;
+                    Ok(UnixConnection::new(stream))
+                };
+                connections.accept(accept, |connection| async { Ok(connection) }).await;
                 if let Err(error) = fs::remove_file(path) {
                     tracing::debug!(component = "kine", %error, "remove the socket");
                 }
-                result
             }
             Socket::Tcp(listener, tls) => {
-                let mut server = Server::builder();
-                if let Some(tls) = tls {
-                    let failed = |source| ServeError::Transport { address: url.clone(), source };
-                    server = server.tls_config(tls.config()).map_err(failed)?;
+                let accept = || async {
+                    let (stream, _) = listener.accept().await?;
+                    // Else every answer waits for the client's delayed acknowledgement: 40 ms.
+                    stream.set_nodelay(true)?;
+                    Ok(stream)
+                };
+                match tls {
+                    None => connections.accept(accept, |connection| async { Ok(connection) }).await,
+                    Some(tls) => {
+                        let config = tls.config().map_err(|reason| ServeError::Tls { address: url, reason })?;
+                        let acceptor = TlsAcceptor::from(Arc::new(config));
+                        connections.accept(accept, move |connection| acceptor.clone().accept(connection)).await;
+                    }
                 }
-                // The builder's option holds only for sockets the library accepts itself. Without it every
-                // answer waits for the client's delayed acknowledgement: 40 ms.
-                let connections = TcpListenerStream::new(listener).and_then(|connection| async move {
-                    connection.set_nodelay(true)?;
-                    Ok(connection)
-                });
-                run(router(server, &face, &url)?, Box::pin(connections), token, url).await
             }
         }
+        Ok(())
     }
 }
 
 impl TlsOptions {
-    fn config(self) -> ServerTlsConfig {
-        let config = ServerTlsConfig::new().identity(Identity::from_pem(self.certificate, self.key));
-        match self.client_ca {
-            Some(ca) => config.client_ca_root(Certificate::from_pem(ca)),
-            None => config,
+    fn config(&self) -> Result<ServerConfig, String> {
+        let certificates = |pem: &str| {
+            let found = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+            found.map_err(|error| format!("read a certificate: {error}"))
+        };
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(pem)? {
+                    roots.add(certificate).map_err(|error| format!("client authority: {error}"))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| format!("client authority: {error}"))?)
+            }
+        };
+        let key =
+            PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|error| format!("read the key: {error}"))?;
+        let mut config =
+            builder.with_single_cert(certificates(&self.certificate)?, key).map_err(|error| error.to_string())?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+}
+
+/// What all connections of a listener share.
+struct Connections {
+    dispatch: Dispatch,
+    token: CancellationToken,
+    open: TaskTracker,
+}
+
+impl Connections {
+    /// Takes connections until the token is cancelled, then waits for their calls to end, but not for ever.
+    async fn accept<C, IO, Accept, Accepted, Handshake, Shaken>(self, accept: Accept, handshake: Handshake)
+    where
+        C: Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Accept: Fn() -> Accepted,
+        Accepted: Future<Output = io::Result<C>>,
+        Handshake: Fn(C) -> Shaken,
+        Shaken: Future<Output = io::Result<IO>> + Send + 'static,
+    {
+        loop {
+            let accepted = tokio::select! {
+                () = self.token.cancelled() => break,
+                accepted = accept() => accepted,
+            };
+            match accepted {
+                Ok(connection) => {
+                    let serving = serve_connection(handshake(connection), self.dispatch.clone(), self.token.clone());
+                    self.open.spawn(serving);
+                }
+                // One client less, or too many open files: neither ends the others.
+                Err(error) => {
+                    tracing::warn!(component = "kine", %error, "accept a connection to the etcd API");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
+        self.open.close();
+        self.open.wait().await;
+    }
+}
+
+async fn serve_connection<IO>(
+    handshake: impl Future<Output = io::Result<IO>>,
+    dispatch: Dispatch,
+    token: CancellationToken,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = tokio::select! {
+        () = token.cancelled() => return,
+        io = tokio::time::timeout(GRPC_HANDSHAKE_DEADLINE, handshake) => match io {
+            Ok(Ok(io)) => io,
+            Ok(Err(error)) => return tracing::debug!(component = "kine", %error, "TLS with a client of the etcd API"),
+            Err(_) => return,
+        },
+    };
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .initial_stream_window_size(GRPC_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(GRPC_STREAMS_MAX)
+        .auto_date_header(false);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), dispatch));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = token.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            // A client that does not hang up does not hold up the end.
+            match tokio::time::timeout(GRPC_STOP_DEADLINE, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(component = "kine", %error, "a connection to the etcd API ended");
     }
 }
 
@@ -138,50 +251,6 @@ pub async fn serve_tcp(
     token: CancellationToken,
 ) -> Result<(), ServeError> {
     Listener::tcp(address, tls).await?.serve(store, token).await
-}
-
-fn router(server: Server, face: &Face, url: &str) -> Result<Router, ServeError> {
-    let failed = |error: tonic_reflection::server::Error| ServeError::Reflection {
-        address: url.to_owned(),
-        reason: error.to_string(),
-    };
-    let described = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
-    let reflection = described().build_v1().map_err(failed)?;
-    let reflection_alpha = described().build_v1alpha().map_err(failed)?;
-    let kv = KvServer::new(face.clone()).max_decoding_message_size(GRPC_DECODE_BYTES_MAX);
-    Ok(server
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_adaptive_window(Some(true))
-        .add_service(kv.max_encoding_message_size(usize::MAX))
-        .add_service(WatchServer::new(face.clone()))
-        .add_service(LeaseServer::new(face.clone()))
-        .add_service(ClusterServer::new(face.clone()))
-        .add_service(MaintenanceServer::new(face.clone()))
-        .add_service(AuthServer::new(face.clone()))
-        .add_service(HealthServer::new(face.clone()))
-        .add_service(reflection)
-        .add_service(reflection_alpha))
-}
-
-async fn run<I, IO>(router: Router, incoming: I, token: CancellationToken, address: String) -> Result<(), ServeError>
-where
-    I: Stream<Item = io::Result<IO>>,
-    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    IO::ConnectInfo: Clone + Send + Sync + 'static,
-{
-    let stopped = token.clone().cancelled_owned();
-    let serving = router.serve_with_incoming_shutdown(incoming, stopped);
-    let deadline = async {
-        token.cancelled().await;
-        tokio::time::sleep(GRPC_STOP_DEADLINE).await;
-    };
-    tokio::select! {
-        result = serving => {
-            result.map_err(|source| ServeError::Transport { address, source })
-        }
-        // A client that does not hang up does not hold up the end.
-        () = deadline => Ok(()),
-    }
 }
 
 /// The socket appears under its name only once nobody else can use it.

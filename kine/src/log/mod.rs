@@ -5,6 +5,8 @@
 //! beside it by other threads and see committed records only.
 
 pub(crate) mod memory;
+mod run;
+mod runs;
 pub(crate) mod sqlite;
 
 use std::time::Duration;

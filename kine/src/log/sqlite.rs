@@ -1,5 +1,7 @@
 //! The SQLite log: one file, WAL, `synchronous=FULL`.
 //!
+//! History is stored in runs of records, one row each, by the id of the first.
+//!
 //! The writer's connection never checkpoints inside a commit: copying the WAL back
 //! is a step of its own between batches, so that a commit costs one append and one
 //! sync. Deletions and vacuum run unsynced; the next commit syncs them with itself.
@@ -14,31 +16,33 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::run::{BadRun, Packer, Unpacker, cut};
+use super::runs::{Plan, Runs};
 use super::{Batch, LeaseChange, LeaseRow, Loaded, Log, LogError, LogReader, LogSize, Reclaim, Record};
 use crate::error::{Error, Result};
-use crate::limits::{BUSY_TIMEOUT, FREE_BYTES_MIN, VACUUM_STEP_PAGES, WAL_BUSY_BYTES, WAL_IDLE_BYTES};
+use crate::limits::{
+    BUSY_TIMEOUT, FREE_BYTES_MIN, GARBAGE_PER_SLICE, LOG_PAGE_RECORDS, VACUUM_STEP_PAGES, WAL_BUSY_BYTES,
+    WAL_IDLE_BYTES,
+};
 use crate::revision::{RecordId, Revision};
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const PAGE_BYTES: u64 = 4096;
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
 const SCHEMA: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE log (
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL,
-    value BLOB,
-    create_revision INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    lease INTEGER NOT NULL
-);
+CREATE TABLE history (first INTEGER PRIMARY KEY, records BLOB NOT NULL);
 CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, deadline INTEGER NOT NULL);
 ";
 
-const COLUMNS: &str = "id, key, value, create_revision, version, lease";
+const INSERT_RUN: &str = "INSERT INTO history (first, records) VALUES (?1, ?2)";
+/// Runs one slice of a full clean-up writes anew.
+const CLEAN_RUNS: usize = 16;
+/// Records one slice of compaction takes at least.
+const SLICE_RECORDS_MIN: usize = 8;
 
 /// The writer's side of the file.
 pub(crate) struct SqliteLog {
@@ -50,6 +54,11 @@ pub(crate) struct SqliteLog {
     backfilled_pages: u64,
     /// False once there was nothing to vacuum, until something is deleted.
     vacuum_pending: bool,
+    runs: Runs,
+    packer: Packer,
+    unpacker: Unpacker,
+    /// How many records a slice of compaction takes; follows the time they take.
+    slice_records: usize,
     /// Held so that no second process opens the file.
     _lock: File,
 }
@@ -63,13 +72,18 @@ impl SqliteLog {
         let mut connection = connect(path, wal_pages.clone()).map_err(|e| refusal(path, &e))?;
         check(path, &connection)?;
         configure(&connection).map_err(|e| refusal(path, &e))?;
-        migrate(path, &mut connection, ids)?;
+        let mut packer = Packer::new().map_err(|e| open_error(path, e))?;
+        migrate(path, &mut connection, &mut packer, ids)?;
         Ok(SqliteLog {
             path: path.to_owned(),
             connection,
             wal_pages,
             backfilled_pages: 0,
             vacuum_pending: true,
+            runs: Runs::default(),
+            packer,
+            unpacker: Unpacker::new().map_err(|e| open_error(path, e))?,
+            slice_records: SLICE_RECORDS_MIN,
             _lock: lock,
         })
     }
@@ -164,46 +178,88 @@ impl SqliteLog {
     }
 }
 
+impl SqliteLog {
+    /// Takes in the runs behind the last one known; visits their records.
+    fn read_runs(&mut self, visit: &mut dyn FnMut(Record)) -> Result<(), RunError> {
+        let after = self.runs.last_first().map_or(-1, |first| first.0.cast_signed());
+        let mut statement =
+            self.connection.prepare_cached("SELECT first, records FROM history WHERE first > ?1 ORDER BY first")?;
+        let mut rows = statement.query([after])?;
+        while let Some(row) = rows.next()? {
+            let first = RecordId(row.get::<_, i64>(0)?.cast_unsigned());
+            let records = self.unpacker.unpack(first, row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?;
+            self.runs.add(first, &records);
+            records.into_iter().for_each(&mut *visit);
+        }
+        Ok(())
+    }
+
+    fn read_rest(&self) -> rusqlite::Result<Loaded> {
+        let connection = &self.connection;
+        let mut statement = connection.prepare("SELECT id, ttl, deadline FROM lease")?;
+        let leases = statement
+            .query_map([], |row| Ok(LeaseRow { id: row.get(0)?, ttl: row.get(1)?, deadline_unix_ms: row.get(2)? }))?;
+        Ok(Loaded {
+            cluster_id: meta(connection, "cluster_id")?.cast_unsigned(),
+            member_id: meta(connection, "member_id")?.cast_unsigned(),
+            compacted: Revision::from_i64(meta(connection, "compact_revision")?),
+            leases: leases.collect::<rusqlite::Result<_>>()?,
+            clean: meta(connection, "clean")? != 0,
+            no_space: meta(connection, "no_space").optional()?.unwrap_or(0) != 0,
+        })
+    }
+
+    /// Deletes runs and writes others anew, whole or not at all; needs no sync.
+    fn carry_out(&mut self, plan: &Plan) -> Result<(), LogError> {
+        let mut anew = Vec::new();
+        for change in plan.changes.iter().filter(|change| !change.whole) {
+            let packed = self
+                .connection
+                .prepare_cached("SELECT records FROM history WHERE first = ?1")
+                .and_then(|mut select| select.query_row([change.first.0.cast_signed()], |row| row.get::<_, Vec<u8>>(0)))
+                .map_err(|e| describe(&e))?;
+            let records = self.unpacker.unpack(change.first, &packed).map_err(|e| LogError(e.to_string()))?;
+            let kept = records.iter().enumerate().filter(|(place, _)| change.keeps(*place)).map(|(_, record)| record);
+            anew.push((change.first, self.packer.pack(change.first, kept).map_err(|e| LogError(e.to_string()))?));
+        }
+        if !plan.changes.is_empty() {
+            self.vacuum_pending = true;
+            self.unsynced(|connection| {
+                let mut delete = connection.prepare_cached("DELETE FROM history WHERE first = ?1")?;
+                for change in plan.changes.iter().filter(|change| change.whole) {
+                    delete.execute([change.first.0.cast_signed()])?;
+                }
+                let mut update = connection.prepare_cached("UPDATE history SET records = ?2 WHERE first = ?1")?;
+                for (first, records) in &anew {
+                    update.execute(params![first.0.cast_signed(), records])?;
+                }
+                Ok(())
+            })?;
+        }
+        self.runs.done(plan);
+        Ok(())
+    }
+}
+
 impl Log for SqliteLog {
     fn load(&mut self, visit: &mut dyn FnMut(Record)) -> Result<Loaded> {
-        let connection = &self.connection;
-        let mut read = || -> rusqlite::Result<Loaded> {
-            let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM log ORDER BY id"))?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                visit(record(row)?);
-            }
-            let mut statement = connection.prepare("SELECT id, ttl, deadline FROM lease")?;
-            let leases = statement.query_map([], |row| {
-                Ok(LeaseRow { id: row.get(0)?, ttl: row.get(1)?, deadline_unix_ms: row.get(2)? })
-            })?;
-            Ok(Loaded {
-                cluster_id: meta(connection, "cluster_id")?.cast_unsigned(),
-                member_id: meta(connection, "member_id")?.cast_unsigned(),
-                compacted: Revision::from_i64(meta(connection, "compact_revision")?),
-                leases: leases.collect::<rusqlite::Result<_>>()?,
-                clean: meta(connection, "clean")? != 0,
-                no_space: meta(connection, "no_space").optional()?.unwrap_or(0) != 0,
-            })
-        };
-        read().map_err(|e| refusal(&self.path, &e))
+        self.read_runs(visit).map_err(|error| match error {
+            RunError::Sql(error) => refusal(&self.path, &error),
+            RunError::Bad(bad) => Error::Corrupt { path: self.path.clone(), detail: bad.to_string() },
+        })?;
+        self.read_rest().map_err(|e| refusal(&self.path, &e))
     }
 
     fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
+        let mut runs = Vec::new();
+        for records in cut(&batch.records) {
+            let first = records[0].id;
+            runs.push((first, records, self.packer.pack(first, records).map_err(|e| LogError(e.to_string()))?));
+        }
         self.transaction(|connection| {
-            let mut insert = connection.prepare_cached(
-                "INSERT INTO log (id, key, value, create_revision, version, lease)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?;
-            for record in &batch.records {
-                insert.execute(params![
-                    record.id.0.cast_signed(),
-                    record.key.as_ref(),
-                    record.value.as_deref(),
-                    record.create_revision.as_i64(),
-                    record.version,
-                    record.lease,
-                ])?;
+            let mut insert = connection.prepare_cached(INSERT_RUN)?;
+            for (first, _, packed) in &runs {
+                insert.execute(params![first.0.cast_signed(), packed])?;
             }
             write_leases(connection, &batch.leases)?;
             let set = |name: &str, value: i64| {
@@ -222,39 +278,49 @@ impl Log for SqliteLog {
                     .execute([i64::from(no_space)])?;
             }
             Ok(())
-        })
+        })?;
+        runs.into_iter().for_each(|(first, records, _)| self.runs.add(first, records));
+        Ok(())
     }
 
     fn last_id(&mut self) -> Result<Option<RecordId>, LogError> {
         self.recover()?;
-        self.connection
-            .query_row("SELECT max(id) FROM log", [], |row| row.get::<_, Option<i64>>(0))
-            .map(|id| id.map(|id| RecordId(id.cast_unsigned())))
-            .map_err(|e| describe(&e))
+        // A commit that seemed to fail may have left runs behind those that are known.
+        self.read_runs(&mut drop).map_err(|e| LogError(e.to_string()))?;
+        Ok(self.runs.last_id())
     }
 
     fn delete(&mut self, ids: &[RecordId], budget: Duration) -> Result<usize, LogError> {
-        self.vacuum_pending = true;
         let started = Instant::now();
-        self.unsynced(|connection| {
-            let mut delete = connection.prepare_cached("DELETE FROM log WHERE id = ?1")?;
-            let mut deleted = 0;
-            for id in ids {
-                delete.execute([id.0.cast_signed()])?;
-                deleted += 1;
-                if started.elapsed() >= budget {
-                    break;
-                }
-            }
-            Ok(deleted)
-        })
+        let count = ids.len().min(self.slice_records);
+        let plan = self.runs.plan(&ids[..count]);
+        self.carry_out(&plan)?;
+        let took = started.elapsed();
+        self.slice_records = match took > budget {
+            true => (self.slice_records / 2).max(SLICE_RECORDS_MIN),
+            false if took * 2 < budget => (self.slice_records * 2).min(GARBAGE_PER_SLICE),
+            false => self.slice_records,
+        };
+        Ok(count)
     }
 
     fn reclaim(&mut self, how: Reclaim) -> Result<bool, LogError> {
+        if self.runs.has_work() {
+            let plan = self.runs.plan(&[]);
+            self.carry_out(&plan)?;
+        }
         match how {
             Reclaim::Busy => self.checkpoint(WAL_BUSY_BYTES).map(|()| false),
             Reclaim::Idle | Reclaim::Full => {
                 let full = how == Reclaim::Full;
+                if full {
+                    let plan = self.runs.plan_clean(CLEAN_RUNS);
+                    if !plan.changes.is_empty() {
+                        self.carry_out(&plan)?;
+                        self.checkpoint(WAL_BUSY_BYTES)?;
+                        return Ok(true);
+                    }
+                }
                 if (full || self.vacuum_pending) && self.vacuum(full)? {
                     // A long vacuum must not let the WAL grow.
                     self.checkpoint(WAL_BUSY_BYTES)?;
@@ -277,48 +343,78 @@ impl Log for SqliteLog {
         let connection = Connection::open_with_flags(&self.path, flags).map_err(|e| describe(&e))?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| describe(&e))?;
         connection.pragma_update(None, "cache_size", -512).map_err(|e| describe(&e))?;
-        Ok(Box::new(SqliteReader { connection, path: self.path.clone() }))
+        let unpacker = Unpacker::new().map_err(|e| LogError(e.to_string()))?;
+        Ok(Box::new(SqliteReader { connection, unpacker, path: self.path.clone() }))
     }
 
     fn close(self: Box<Self>) -> Result<(), LogError> {
-        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(|e| describe(&e))?;
+        // What is in the WAL is durable; without space for a copy the next start goes on with it.
+        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            tracing::warn!(component = "kine", %error, "copy the write-ahead log back");
+        }
         self.connection.close().map_err(|(_, e)| describe(&e))
     }
 }
 
 struct SqliteReader {
     connection: Connection,
+    unpacker: Unpacker,
     path: PathBuf,
 }
 
 impl LogReader for SqliteReader {
     fn records(&mut self, from: RecordId, count: usize, bytes: usize) -> Result<Vec<Record>, LogError> {
-        let read = || {
-            let sql = format!("SELECT {COLUMNS} FROM log WHERE id >= ?1 ORDER BY id LIMIT ?2");
-            let mut statement = self.connection.prepare_cached(&sql)?;
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            let mut rows = statement.query(params![from.0.cast_signed(), count])?;
+        let mut read = || -> Result<Vec<Record>, RunError> {
+            // From the run that would hold `from` on.
+            let mut statement = self.connection.prepare_cached(
+                "SELECT first, records FROM history
+                 WHERE first >= coalesce((SELECT max(first) FROM history WHERE first <= ?1), 0) ORDER BY first",
+            )?;
+            let mut rows = statement.query([from.0.cast_signed()])?;
             let (mut page, mut used) = (Vec::new(), 0);
             while used < bytes
+                && page.len() < count
                 && let Some(row) = rows.next()?
             {
-                let record = record(row)?;
-                used += record.weight();
-                page.push(record);
+                let first = RecordId(row.get::<_, i64>(0)?.cast_unsigned());
+                let packed = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+                for record in self.unpacker.unpack(first, packed)? {
+                    if record.id >= from && used < bytes && page.len() < count {
+                        used += record.weight();
+                        page.push(record);
+                    }
+                }
             }
             Ok(page)
         };
-        read().map_err(|e: rusqlite::Error| describe(&e))
+        read().map_err(|e| LogError(e.to_string()))
     }
 
     fn get(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, LogError> {
-        let read = || {
-            let sql = format!("SELECT {COLUMNS} FROM log WHERE id = ?1");
-            let mut statement = self.connection.prepare_cached(&sql)?;
-            let one = |id: &RecordId| statement.query_row([id.0.cast_signed()], record).optional();
-            ids.iter().map(one).collect::<rusqlite::Result<Vec<_>>>()
+        let mut read = || -> Result<Vec<Option<Record>>, RunError> {
+            let mut statement = self
+                .connection
+                .prepare_cached("SELECT first, records FROM history WHERE first <= ?1 ORDER BY first DESC LIMIT 1")?;
+            // Neighbours in history are often asked for together.
+            let mut run: Vec<Record> = Vec::new();
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                let place = |run: &[Record]| run.binary_search_by_key(id, |record| record.id).ok();
+                if place(&run).is_none() {
+                    let mut rows = statement.query([id.0.cast_signed()])?;
+                    run = match rows.next()? {
+                        Some(row) => {
+                            let first = RecordId(row.get::<_, i64>(0)?.cast_unsigned());
+                            self.unpacker.unpack(first, row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?
+                        }
+                        None => Vec::new(),
+                    };
+                }
+                found.push(place(&run).map(|place| run[place].clone()));
+            }
+            Ok(found)
         };
-        read().map_err(|e| describe(&e))
+        read().map_err(|e| LogError(e.to_string()))
     }
 
     fn size(&mut self) -> Result<LogSize, LogError> {
@@ -333,15 +429,13 @@ impl LogReader for SqliteReader {
     }
 }
 
-fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
-    Ok(Record {
-        id: RecordId(row.get::<_, i64>(0)?.cast_unsigned()),
-        key: Bytes::from(row.get::<_, Vec<u8>>(1)?),
-        value: row.get::<_, Option<Vec<u8>>>(2)?.map(Bytes::from),
-        create_revision: Revision::from_i64(row.get(3)?),
-        version: row.get(4)?,
-        lease: row.get(5)?,
-    })
+/// Why runs could not be read.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("{0}")]
+    Sql(#[from] rusqlite::Error),
+    #[error("{0}")]
+    Bad(#[from] BadRun),
 }
 
 fn write_leases(connection: &Connection, changes: &[LeaseChange]) -> rusqlite::Result<()> {
@@ -446,7 +540,12 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_size_limit", WAL_BUSY_BYTES as i64, |_| Ok(()))
 }
 
-fn migrate(path: &Path, connection: &mut Connection, ids: impl FnOnce() -> (u64, u64)) -> Result<()> {
+fn migrate(
+    path: &Path,
+    connection: &mut Connection,
+    packer: &mut Packer,
+    ids: impl FnOnce() -> (u64, u64),
+) -> Result<()> {
     let refuse = |e: rusqlite::Error| refusal(path, &e);
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table'", [], |row| row.get(0))
@@ -454,6 +553,7 @@ fn migrate(path: &Path, connection: &mut Connection, ids: impl FnOnce() -> (u64,
     if tables > 0 {
         return match meta(connection, "schema") {
             Ok(SCHEMA_VERSION) => Ok(()),
+            Ok(1) => pack_rows(connection, packer).map_err(refuse),
             Ok(other) => Err(open_error(path, format!("schema {other} was written by another version"))),
             Err(_) => Err(open_error(path, "it is a SQLite file, but not a datastore")),
         };
@@ -476,6 +576,43 @@ fn migrate(path: &Path, connection: &mut Connection, ids: impl FnOnce() -> (u64,
     create().map_err(|e| refusal(path, &e))
 }
 
+/// From schema 1, a row per record, to runs; in one transaction.
+fn pack_rows(connection: &mut Connection, packer: &mut Packer) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch("CREATE TABLE history (first INTEGER PRIMARY KEY, records BLOB NOT NULL)")?;
+    let mut pending: Vec<Record> = Vec::new();
+    let mut store = |pending: &mut Vec<Record>| -> rusqlite::Result<()> {
+        for records in cut(pending) {
+            let first = records[0].id;
+            let packed = packer.pack(first, records).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+            transaction.prepare_cached(INSERT_RUN)?.execute(params![first.0.cast_signed(), packed])?;
+        }
+        pending.clear();
+        Ok(())
+    };
+    {
+        let mut statement =
+            transaction.prepare("SELECT id, key, value, create_revision, version, lease FROM log ORDER BY id")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            pending.push(Record {
+                id: RecordId(row.get::<_, i64>(0)?.cast_unsigned()),
+                key: Bytes::from(row.get::<_, Vec<u8>>(1)?),
+                value: row.get::<_, Option<Vec<u8>>>(2)?.map(Bytes::from),
+                create_revision: Revision::from_i64(row.get(3)?),
+                version: row.get(4)?,
+                lease: row.get(5)?,
+            });
+            if pending.len() >= LOG_PAGE_RECORDS {
+                store(&mut pending)?;
+            }
+        }
+        store(&mut pending)?;
+    }
+    transaction.execute_batch("DROP TABLE log; UPDATE meta SET value = 2 WHERE name = 'schema'")?;
+    transaction.commit()
+}
+
 /// What an SQLite error at open means to the operator.
 fn refusal(path: &Path, error: &rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
@@ -494,11 +631,18 @@ fn describe(error: &rusqlite::Error) -> LogError {
 mod tests {
     use super::*;
 
+    /// What does not become smaller by packing.
+    fn noise(bytes: usize) -> Bytes {
+        let mut noise = vec![0; bytes];
+        rand::fill(&mut noise[..]);
+        noise.into()
+    }
+
     fn batch(revision: u64, bytes: usize) -> Batch {
         let record = Record {
             id: RecordId::new(Revision(revision), 0),
             key: Bytes::from_static(b"a"),
-            value: Some(Bytes::from(vec![b'x'; bytes])),
+            value: Some(noise(bytes)),
             create_revision: Revision(revision),
             version: 1,
             lease: 0,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use super::SnapshotSummary;
 use super::layout::{
     FINISHED_COMPACTION, KEY, LEASE, META, SCHEDULED_COMPACTION, parse_lease, parse_record, parse_revision,
 };
+use super::save::nameless;
 use crate::bolt::{BoltError, BoltFile};
 use crate::error::Error;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_REQUESTS_MAX};
@@ -22,6 +23,8 @@ use crate::revision::Revision;
 use crate::store::random_id;
 use crate::writer::unix_now_ms;
 
+/// How a packed snapshot begins.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Sector to which etcd's files are aligned; what is left over is the checksum.
 const ALIGNMENT: u64 = 512;
 
@@ -45,6 +48,26 @@ pub enum ArchiveError {
     Store(#[from] Error),
 }
 
+/// The file, or what is packed in it, as a file without a name beside it.
+fn unpacked(path: &Path) -> io::Result<File> {
+    let mut file = File::open(path)?;
+    let mut start = [0; ZSTD_MAGIC.len()];
+    let packed = match file.read_exact(&mut start) {
+        Ok(()) => start == ZSTD_MAGIC,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+        Err(error) => return Err(error),
+    };
+    file.rewind()?;
+    if !packed {
+        return Ok(file);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut plain = nameless(folder)?;
+    zstd::stream::copy_decode(file, &mut plain)?;
+    plain.rewind()?;
+    Ok(plain)
+}
+
 /// A snapshot file whose checksum is right.
 pub struct Archive {
     path: PathBuf,
@@ -57,7 +80,7 @@ impl Archive {
     /// lies in etcd's data folder, is taken too.
     pub fn open(path: &Path, skip_hash: bool) -> Result<Archive, ArchiveError> {
         let read = |source| ArchiveError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
+        let file = unpacked(path).map_err(read)?;
         let bytes = file.metadata().map_err(read)?.len();
         if bytes % ALIGNMENT == digest::SHA256_OUTPUT_LEN as u64 {
             let (found, expected) = checksums(&file, bytes).map_err(read)?;
@@ -88,7 +111,11 @@ impl Archive {
         }
         let unready = sqlite::suffixed(target, ".restoring");
         remove_store(&unready).map_err(write)?;
-        let restored = self.fill(&unready);
+        let mut restored = self.fill(&unready);
+        // A store that could not copy its log back closes all the same; here the log goes.
+        if restored.is_ok() && fs::metadata(sqlite::suffixed(&unready, "-wal")).is_ok_and(|wal| wal.len() > 0) {
+            restored = Err(write(io::Error::from(io::ErrorKind::StorageFull)));
+        }
         // The log's own side files hold nothing any more.
         for suffix in ["-wal", "-shm", "-lock"] {
             remove_if_there(&sqlite::suffixed(&unready, suffix)).map_err(write)?;

@@ -51,6 +51,22 @@ impl Snapshot {
         copied
     }
 
+    /// As [`Snapshot::save`], packed into a zstd frame; [`super::Archive`] reads both.
+    pub fn save_packed(self, path: &Path) -> io::Result<()> {
+        let out = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+        let pack = || {
+            let mut encoder = zstd::Encoder::new(out, 0)?;
+            encoder.include_checksum(true)?;
+            self.into_chunks().try_for_each(|chunk| encoder.write_all(&chunk?))?;
+            encoder.finish()?.sync_all()
+        };
+        let packed = pack();
+        if packed.is_err() {
+            let _ = fs::remove_file(path);
+        }
+        packed
+    }
+
     /// The snapshot in pieces; the last one is the SHA-256 of those before it.
     pub fn into_chunks(self) -> impl Iterator<Item = io::Result<Vec<u8>>> + Send {
         let Snapshot { mut file, length, .. } = self;
@@ -178,7 +194,7 @@ fn take(shared: &Shared, reader: &mut dyn LogReader) -> io::Result<Option<Snapsh
 }
 
 /// A file that only this process sees; it needs no cleaning up whatever happens.
-fn nameless(folder: &Path) -> io::Result<File> {
+pub(super) fn nameless(folder: &Path) -> io::Result<File> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     let path = folder.join(format!(".snapshot-{}-{number}", std::process::id()));

@@ -31,7 +31,9 @@ fn without_ids(shown: &str) -> String {
 
 /// Fills the store, and shows what works then, and after space was made.
 async fn fill_and_recover(remote: &Remote) -> Vec<(String, String)> {
-    let value = "v".repeat(200_000);
+    // Letters at random: a value that packs well would take long to fill the store.
+    let letters = rand::Rng::sample_iter(rand::rng(), rand::distr::Alphanumeric);
+    let value: String = letters.take(200_000).map(char::from).collect();
     let mut refused = None;
     for i in 0..100 {
         let shown = block_in_place(|| run(&remote.endpoint, &["put", "big"], &value));
@@ -83,7 +85,9 @@ async fn the_alarm_survives_a_restart_and_lasts_until_it_is_disarmed() {
     let folder = tempfile::tempdir().unwrap();
     let options = StoreOptions::sqlite(folder.path().join("state.db")).quota(1 << 20);
     let store = Store::open(options.clone()).await.unwrap();
-    let big = || PutRequest::new("big", vec![b'x'; 100_000]);
+    let mut value = vec![0; 100_000];
+    rand::fill(&mut value[..]);
+    let big = || PutRequest::new("big", value.clone());
     let mut last = None;
     let error = loop {
         match store.put(big()).await {

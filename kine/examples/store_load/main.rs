@@ -1,8 +1,11 @@
-//! Load on an etcd endpoint, ours or etcd's: `store_load ENDPOINT SHAPE CLIENTS CONNECTIONS SECONDS`.
+//! Load on an etcd endpoint, ours or etcd's: `store_load ENDPOINT SHAPE CLIENTS CONNECTIONS SECONDS [KEYS] [VALUES] [RATE]`.
 //!
 //! Speaks gRPC only and knows nothing of the server. Keys have 48 bytes and values 1 KiB; writes
 //! are the transactions of an API server: they compare the revision of the last change. Prints
 //! `begin` when the warm-up is over, and one line of JSON at the end.
+
+mod values;
+mod watch;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -13,29 +16,43 @@ use skiff_kine::grpc::pb::etcdserverpb as pb;
 use skiff_kine::grpc::pb::etcdserverpb::kv_client::KvClient;
 use tonic::transport::{Channel, Endpoint};
 
+use values::Values;
+
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Keys that `fill` writes.
-const KEYS: usize = 20_000;
+/// Keys that `fill` writes, if not said otherwise.
+const KEYS: &str = "100000";
 /// Keys each client of `update` and `churn` works on.
 const LEARNED_KEYS: usize = 20;
+/// Keys each client of `flood` works on, as a node's lease is written again and again.
+const FLOODED_KEYS: usize = 100;
 const PAGE: i64 = 500;
+const USAGE: &str = "usage: store_load ENDPOINT fill|create|update|churn|flood|get|list|watch CLIENTS CONNECTIONS SECONDS \
+                     [KEYS [object|noise [RATE]]]";
 const WARM_UP: Duration = Duration::from_secs(2);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [endpoint, shape, clients, connections, seconds] = &arguments[..] else {
-        return Err("usage: store_load ENDPOINT fill|create|update|churn|get|list CLIENTS CONNECTIONS SECONDS".into());
+    let [endpoint, shape, clients, connections, seconds, options @ ..] = &arguments[..] else {
+        return Err(USAGE.into());
     };
+    let option = |at: usize, otherwise: &str| options.get(at).cloned().unwrap_or_else(|| otherwise.to_owned());
     let (clients, connections): (usize, usize) = (clients.parse()?, connections.parse()?);
+    let values = Values::new(&option(1, "object")).ok_or(USAGE)?;
+    let rate: u64 = option(2, "0").parse()?;
     let mut channels = Vec::new();
     for _ in 0..connections {
         channels.push(Endpoint::from_shared(endpoint.clone())?.tcp_nodelay(true).connect().await?);
     }
+    if shape == "watch" {
+        return watch::run(&channels, clients, rate, Duration::from_secs(seconds.parse()?), values).await;
+    }
     let begin = Instant::now() + if shape == "fill" { Duration::ZERO } else { WARM_UP };
     let end = begin + Duration::from_secs(seconds.parse()?);
-    let run = Arc::new(Run { shape: shape.clone(), clients, begin, end });
+    let pace = (rate > 0).then(|| Duration::from_secs_f64(clients as f64 / rate as f64));
+    let keys = option(0, KEYS).parse()?;
+    let run = Arc::new(Run { shape: shape.clone(), clients, begin, end, keys, pace, values });
     let mut work = tokio::task::JoinSet::new();
     for client in 0..clients {
         let kv = KvClient::new(channels[client % connections].clone()).max_decoding_message_size(64 << 20);
@@ -67,6 +84,10 @@ struct Run {
     clients: usize,
     begin: Instant,
     end: Instant,
+    keys: usize,
+    /// Time from one operation of a client to its next, if there is a rate to keep.
+    pace: Option<Duration>,
+    values: Values,
 }
 
 struct Client {
@@ -83,22 +104,26 @@ fn key(kind: &str, n: usize) -> Bytes {
     Bytes::from(format!("{key}{n:0width$}"))
 }
 
-fn value() -> Bytes {
-    static VALUE: [u8; 1024] = [b'v'; 1024];
-    Bytes::from_static(&VALUE)
-}
-
 impl Client {
     async fn work(mut self) -> Result<Vec<u32>, Failure> {
-        let mut own: Vec<usize> = (self.number..KEYS).step_by(self.run.clients).collect();
-        if matches!(self.run.shape.as_str(), "update" | "churn") {
+        let mut own: Vec<usize> = (self.number..self.run.keys).step_by(self.run.clients).collect();
+        match self.run.shape.as_str() {
             // Their revisions must be learned during the warm-up.
-            own.truncate(LEARNED_KEYS);
+            "update" | "churn" => own.truncate(LEARNED_KEYS),
+            "flood" => own.truncate(FLOODED_KEYS),
+            _ => {}
         }
+        let mut due = Instant::now();
         let mut revisions = vec![0_i64; own.len()];
         let mut after = key("configmaps", 0);
         for n in 0.. {
-            let started = Instant::now();
+            let mut started = Instant::now();
+            if let Some(pace) = self.run.pace {
+                due += pace;
+                tokio::time::sleep_until(due.into()).await;
+                // Time is taken from when the operation was to begin.
+                started = due;
+            }
             let at = n % own.len();
             let full = self.run.shape == "fill" && n == own.len();
             if full || (self.run.shape != "fill" && started >= self.run.end) {
@@ -111,7 +136,7 @@ impl Client {
                         (std::process::id() as usize % 100_000) * 1_000_000_000 + n * self.run.clients + self.number;
                     self.swap(key("secrets", unique), &mut 0, true).await?
                 }
-                "update" => self.swap(key("configmaps", own[at]), &mut revisions[at], true).await?,
+                "update" | "flood" => self.swap(key("configmaps", own[at]), &mut revisions[at], true).await?,
                 // Nine updates, one deletion; the next update creates the key again.
                 "churn" => self.swap(key("configmaps", own[at]), &mut revisions[at], n % 10 != 9).await?,
                 "get" => {
@@ -144,7 +169,11 @@ impl Client {
             ..Default::default()
         };
         let then = match put {
-            true => Request::RequestPut(pb::PutRequest { key: key.clone(), value: value(), ..Default::default() }),
+            true => Request::RequestPut(pb::PutRequest {
+                key: key.clone(),
+                value: self.run.values.get(self.latencies.len() + self.number),
+                ..Default::default()
+            }),
             false => Request::RequestDeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() }),
         };
         let otherwise = Request::RequestRange(pb::RangeRequest { key, ..Default::default() });
