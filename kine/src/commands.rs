@@ -16,6 +16,8 @@ pub(crate) enum Command {
     Txn(Txn, Reply<RawTxn>),
     /// Grants a lease; answers the TTL given.
     Grant { id: LeaseId, ttl: i64, reply: Reply<i64> },
+    /// Starts the time of a lease anew, durably; answers its TTL.
+    Renew { id: LeaseId, reply: Reply<i64> },
     /// Ends a lease and deletes its keys; answers the store's revision.
     Revoke { id: LeaseId, reply: Reply<Revision> },
     /// Forgets history below a revision; `physical` waits until it is gone from the log.

@@ -55,6 +55,9 @@ pub enum Error {
     /// The file cannot be opened as a datastore.
     #[error("open datastore {}: {reason}", path.display())]
     Open { path: PathBuf, reason: String },
+    /// The database server cannot be used.
+    #[error("datastore {endpoint}: {reason}")]
+    Connect { endpoint: String, reason: String },
     /// Another process has the file.
     #[error(
         "datastore {} is in use by another process; stop it or choose another data directory",

@@ -66,6 +66,18 @@ impl Evaluator<'_> {
         Ok(ttl)
     }
 
+    /// Starts a lease's time anew.
+    pub(crate) fn renew(&mut self, id: LeaseId) -> Result<i64> {
+        let ttl = match self.overlay.leases.get(&id) {
+            Some(LeaseEffect::Granted { ttl } | LeaseEffect::Renewed { ttl }) => return Ok(*ttl),
+            Some(LeaseEffect::Revoked) => None,
+            None => self.lessor.ttl(id),
+        };
+        let ttl = ttl.ok_or(Error::LeaseNotFound)?;
+        self.overlay.leases.insert(id, LeaseEffect::Renewed { ttl });
+        Ok(ttl)
+    }
+
     /// Ends leases and deletes their keys, all in one revision.
     pub(crate) fn revoke(&mut self, ids: &[LeaseId]) -> Result<()> {
         if !ids.iter().all(|id| self.lease_exists(*id)) {
@@ -103,7 +115,7 @@ impl Evaluator<'_> {
 
     fn lease_exists(&self, id: LeaseId) -> bool {
         match self.overlay.leases.get(&id) {
-            Some(LeaseEffect::Granted { .. }) => true,
+            Some(LeaseEffect::Granted { .. } | LeaseEffect::Renewed { .. }) => true,
             Some(LeaseEffect::Revoked) => false,
             None => self.lessor.exists(id),
         }

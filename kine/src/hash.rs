@@ -21,6 +21,7 @@ pub struct HistoryHash {
 impl Store {
     /// Hashes history up to `revision`; 0 means the current one. Reads the whole log.
     pub async fn hash(&self, revision: Revision) -> Result<HistoryHash> {
+        self.catch_up().await?;
         let shared = self.shared();
         let (until, compact_revision) = {
             let index = shared.index.read();

@@ -22,8 +22,8 @@ type WatcherId = u64;
 pub(crate) enum Poll {
     /// Matching events, and where to go on if there may be more.
     Events(Vec<Arc<Event>>, Option<Revision>),
-    /// The ring no longer reaches back to this revision.
-    Replay(Revision),
+    /// The ring no longer reaches back to the first revision; the second is the newest published.
+    Replay(Revision, Revision),
     /// Nothing up to and including this revision.
     Synced(Revision),
     /// The store is closed.
@@ -137,6 +137,23 @@ impl Hub {
         state.trim();
     }
 
+    /// Goes on at `revision` after events that nobody has seen and nobody can see any more: every
+    /// watcher reads on in the log, where it is told.
+    pub(crate) fn jump(&self, revision: Revision) {
+        let mut state = self.state.lock();
+        let first = state.revision.next();
+        state.ring.clear();
+        state.ring_bytes = 0;
+        state.oldest = revision.next();
+        state.revision = revision;
+        for slot in state.slots.values_mut() {
+            if slot.start <= revision && slot.pending.is_none() {
+                slot.pending = Some(first.max(slot.start));
+                slot.wake.notify_one();
+            }
+        }
+    }
+
     /// Wakes everybody for the last time.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
@@ -157,7 +174,7 @@ impl Subscription {
         let pending = slot.pending.take();
         let Some(from) = cursor.or(pending) else { return Poll::Synced(state.revision) };
         if from < state.oldest {
-            return Poll::Replay(from);
+            return Poll::Replay(from, state.revision);
         }
         let (events, more) = state.ring_from(from, &state.slots[&self.id].range);
         if events.is_empty() {
@@ -303,7 +320,7 @@ mod tests {
         for revision in 2..RING_EVENTS_MAX as u64 + 100 {
             hub.publish(vec![put("busy", revision)], Revision(revision));
         }
-        assert!(matches!(slow.poll(None), Poll::Replay(Revision(2))));
+        assert!(matches!(slow.poll(None), Poll::Replay(Revision(2), _)));
         assert!(matches!(idle.poll(None), Poll::Synced(_)));
     }
 

@@ -4,7 +4,7 @@
 //! ones carry only numbers, their values are in the log under the record id.
 //! Only the writer changes it, and only with what has been committed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -139,29 +139,25 @@ impl Index {
         self.revision = self.revision.max(revision);
         let version = Version::of(record);
         let value = record.value.clone().unwrap_or_default();
-        let key = match self.keys.get_mut(&record.key) {
-            Some(entry) => {
+        match self.keys.entry(record.key.clone()) {
+            btree_map::Entry::Occupied(mut found) => {
+                let entry = found.get_mut();
                 let superseded = std::mem::replace(&mut entry.last, version);
                 entry.value = value;
                 entry.older.push(superseded);
                 // A tombstone is already on its way to the garbage.
                 if !superseded.is_tombstone() {
-                    self.garbage.push_back(Garbage {
-                        superseded_at: revision,
-                        key: record.key.clone(),
-                        id: superseded.id,
-                    });
+                    let key = found.key().clone();
+                    self.garbage.push_back(Garbage { superseded_at: revision, key, id: superseded.id });
                 }
-                &record.key
             }
-            None => {
-                let entry = Entry { last: version, value, older: Vec::new() };
-                self.keys.insert(record.key.clone(), entry);
-                &record.key
+            btree_map::Entry::Vacant(vacant) => {
+                vacant.insert(Entry { last: version, value, older: Vec::new() });
             }
-        };
+        }
         if version.is_tombstone() {
-            self.tombstones.push(Garbage { superseded_at: revision.next(), key: key.clone(), id: version.id });
+            let key = record.key.clone();
+            self.tombstones.push(Garbage { superseded_at: revision.next(), key, id: version.id });
         }
     }
 

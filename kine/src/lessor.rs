@@ -62,6 +62,29 @@ impl Lessor {
         self.leases.insert(id, Lease { ttl, deadline, keys: HashSet::new() });
     }
 
+    /// The seconds a lease was granted for.
+    pub(crate) fn ttl(&self, id: LeaseId) -> Option<i64> {
+        self.leases.get(&id).map(|lease| lease.ttl)
+    }
+
+    /// Moves the deadline of a lease, or takes it in with its keys to come.
+    pub(crate) fn set_deadline(&mut self, id: LeaseId, ttl: i64, deadline: Instant) {
+        match self.leases.get_mut(&id) {
+            Some(lease) => {
+                self.by_deadline.remove(&(lease.deadline, id));
+                (lease.ttl, lease.deadline) = (ttl, deadline);
+                self.by_deadline.insert((deadline, id));
+            }
+            None => self.insert(id, ttl, deadline),
+        }
+    }
+
+    /// What another server has granted or renewed.
+    pub(crate) fn learn(&mut self, row: &LeaseRow, now: Instant, now_unix_ms: i64) {
+        let left_ms = u64::try_from(row.deadline_unix_ms.saturating_sub(now_unix_ms)).unwrap_or(0);
+        self.set_deadline(row.id, row.ttl, now + Duration::from_millis(left_ms).min(seconds(row.ttl)));
+    }
+
     pub(crate) fn revoke(&mut self, id: LeaseId) {
         if let Some(lease) = self.leases.remove(&id) {
             self.by_deadline.remove(&(lease.deadline, id));

@@ -11,6 +11,7 @@
 //! * memory (index, leases, garbage list) is always derivable from the log.
 
 mod bolt;
+mod catch_up;
 mod commands;
 mod error;
 mod eval;
@@ -30,6 +31,7 @@ mod range;
 mod readers;
 mod revision;
 mod snapshot;
+mod sql;
 mod store;
 #[cfg(test)]
 mod store_tests;
@@ -45,6 +47,7 @@ pub use lessor::{LeaseId, LeaseTtl};
 pub use range::{KeyRange, RangeEnd, RangeRequest, RangeResponse, SortOrder, SortTarget};
 pub use revision::Revision;
 pub use snapshot::{Archive, ArchiveError, Snapshot, SnapshotSummary};
+pub use sql::{Database, DatabaseError, TlsFiles};
 pub use store::{Status, Store, StoreOptions};
 pub use txn::{
     Compare, CompareResult, CompareTarget, DeleteRequest, DeleteResponse, Op, OpResponse, PutRequest, PutResponse, Txn,

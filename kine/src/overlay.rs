@@ -3,6 +3,7 @@
 //! The writer evaluates against index plus overlay, so that requests of one batch
 //! see each other in order. A failed commit drops the overlay and nothing remains.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use crate::revision::{REVISION_MAX, RecordId, Revision, SUBS_PER_REVISION};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaseEffect {
     Granted { ttl: i64 },
+    Renewed { ttl: i64 },
     Revoked,
 }
 
@@ -26,6 +28,8 @@ pub(crate) struct Overlay {
     revision: Revision,
     sub: u64,
     keys: BTreeMap<Bytes, Vec<(Version, Bytes)>>,
+    /// What was found last: a write looks for the key its guard has just looked for.
+    found: RefCell<Option<(Bytes, Option<KeyValue>)>>,
     pub(crate) records: Vec<Record>,
     pub(crate) events: Vec<Event>,
     pub(crate) leases: BTreeMap<i64, LeaseEffect>,
@@ -41,6 +45,7 @@ impl Overlay {
             revision,
             sub: 0,
             keys: BTreeMap::new(),
+            found: RefCell::default(),
             records: Vec::new(),
             events: Vec::new(),
             leases: BTreeMap::new(),
@@ -78,7 +83,19 @@ impl Overlay {
     }
 
     /// The newest version of a key, in the batch or below it; `None` if it does not exist.
-    pub(crate) fn latest(&self, index: &Index, key: &[u8]) -> Option<KeyValue> {
+    pub(crate) fn latest(&self, index: &Index, key: &Bytes) -> Option<KeyValue> {
+        let mut found = self.found.borrow_mut();
+        match found.as_ref() {
+            Some((last, kv)) if last == key => kv.clone(),
+            _ => {
+                let kv = self.find(index, key);
+                *found = Some((key.clone(), kv.clone()));
+                kv
+            }
+        }
+    }
+
+    fn find(&self, index: &Index, key: &[u8]) -> Option<KeyValue> {
         if let Some((key, versions)) = self.keys.get_key_value(key) {
             let (version, value) = versions.last()?;
             return (!version.is_tombstone()).then(|| version.with(key, value.clone()));
@@ -124,6 +141,7 @@ impl Overlay {
             version: kv.version,
             lease: kv.lease,
         };
+        self.found.take();
         let version = Version::of(&record);
         self.keys.entry(kv.key.clone()).or_default().push((version, kv.value.clone()));
         self.records.push(record);

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::catch_up::Latest;
 use crate::commands::{Command, Reply};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluator, check_revision};
@@ -29,6 +30,7 @@ use crate::overlay::Overlay;
 use crate::range::{KeyRange, RangeRequest, RangeResponse, RawRange};
 use crate::readers::Readers;
 use crate::revision::Revision;
+use crate::sql::{Database, SqlLog};
 use crate::ttl::TtlLeases;
 use crate::txn::{DeleteRequest, DeleteResponse, Op, OpResponse, PutRequest, PutResponse, RawTxn, Txn, TxnResponse};
 use crate::watcher::{WatchRequest, Watcher};
@@ -39,6 +41,8 @@ use crate::writer::{Writer, unix_now_ms};
 pub struct StoreOptions {
     /// The SQLite file; `None` keeps everything in memory.
     pub path: Option<PathBuf>,
+    /// A database server in place of a file; other stores may use it at the same time.
+    pub database: Option<Database>,
     /// Compact history older than this by itself; `None` leaves it to callers of `compact`.
     pub retention: Option<Duration>,
     /// Refuse to grow beyond this many bytes in use, with etcd's NOSPACE alarm; `None` leaves it to the disk.
@@ -49,6 +53,11 @@ impl StoreOptions {
     /// A store in this file.
     pub fn sqlite(path: impl Into<PathBuf>) -> StoreOptions {
         StoreOptions { path: Some(path.into()), ..StoreOptions::default() }
+    }
+
+    /// A store in a database, shared with all other stores that are opened on it.
+    pub fn database(database: Database) -> StoreOptions {
+        StoreOptions { database: Some(database), ..StoreOptions::default() }
     }
 
     /// A store that ends with the process.
@@ -95,6 +104,8 @@ pub(crate) struct Shared {
     pub(crate) runtime: Option<Handle>,
     ttl_leases: Mutex<TtlLeases>,
     pub(crate) no_space: AtomicBool,
+    /// How far this store is with a log that others write as well.
+    pub(crate) latest: Latest,
     /// Where temporary files may lie.
     pub(crate) scratch: PathBuf,
     /// One snapshot at a time.
@@ -156,9 +167,12 @@ impl Store {
     /// datastore of this version ([`Error::Open`]); it is then left as it was.
     pub async fn open(options: StoreOptions) -> Result<Store> {
         let opened = tokio::task::spawn_blocking(move || {
-            let log: Box<dyn Log> = match &options.path {
-                Some(path) => Box::new(SqliteLog::open(path, || (random_id(), random_id()))?),
-                None => Box::<MemoryLog>::default(),
+            let log: Box<dyn Log> = match (&options.path, &options.database) {
+                (_, Some(database)) => {
+                    Box::new(SqlLog::open(database.engine(), &database.to_string(), || (random_id(), random_id()))?)
+                }
+                (Some(path), None) => Box::new(SqliteLog::open(path, || (random_id(), random_id()))?),
+                (None, None) => Box::<MemoryLog>::default(),
             };
             Store::over(log, &options)
         });
@@ -169,6 +183,7 @@ impl Store {
     pub(crate) fn over(mut log: Box<dyn Log>, options: &StoreOptions) -> Result<Store> {
         let mut index = Index::new();
         let mut attached = Vec::new();
+        let is_shared = log.is_shared();
         let loaded = log.load(&mut |record| {
             index.apply(&record);
             if record.lease != 0 {
@@ -196,12 +211,21 @@ impl Store {
             readers: Readers::new(readers),
             runtime: Handle::try_current().ok(),
             ttl_leases: Mutex::default(),
+            latest: Latest::new(is_shared),
             no_space: AtomicBool::new(loaded.no_space),
             scratch: scratch(options.path.as_deref()),
             snapshot_turn: Arc::new(Semaphore::new(1)),
             cluster_id: loaded.cluster_id,
             member_id: loaded.member_id,
         });
+        shared.latest.reached(shared.index.read().revision());
+        log.shown(shared.index.read().compacted());
+        let waking = Arc::downgrade(&shared);
+        log.listen(Arc::new(move || {
+            if let Some(shared) = waking.upgrade() {
+                shared.inbox.nudge();
+            }
+        }));
         let writer = Writer::new(shared.clone(), log, options, loaded.clean);
         let thread = std::thread::Builder::new()
             .name("kine-writer".into())
@@ -248,6 +272,9 @@ impl Store {
 
     async fn range_once(&self, request: RangeRequest) -> Result<RangeResponse> {
         let shared = self.shared();
+        if request.revision.0 == 0 || request.revision > self.current_revision() {
+            self.catch_up().await?;
+        }
         let mut at = request.revision;
         let mut raw: Option<RawRange> = None;
         let mut from = None;
@@ -276,7 +303,10 @@ impl Store {
         txn.check()?;
         let weight = txn.weight();
         let mut raw = match txn.is_read_only() {
-            true => self.read_only(&txn)?,
+            true => {
+                self.catch_up().await?;
+                self.read_only(&txn)?
+            }
             false => self.ask(weight, |reply| Command::Txn(txn, reply)).await?,
         };
         for range in raw.ranges_mut() {
@@ -405,6 +435,14 @@ impl Store {
             self.shared().inbox.nudge();
         }
         Ok(ttl)
+    }
+
+    /// As [`Store::lease_keep_alive`]; if other stores share the log, they know of it before this returns.
+    pub async fn lease_renew(&self, id: LeaseId) -> Result<i64> {
+        match self.shared().latest.is_shared() {
+            true => self.ask(0, |reply| Command::Renew { id, reply }).await,
+            false => self.lease_keep_alive(id),
+        }
     }
 
     /// What is left of a lease, with its keys if asked for.

@@ -118,10 +118,10 @@ impl Watcher {
                         return Ok(self.report(events));
                     }
                 }
-                Poll::Replay(from) => {
+                Poll::Replay(from, published) => {
                     // Kept until the page is read, so that a cancelled call reads it again.
                     self.cursor = Some(from);
-                    let (events, next) = self.replay(from).await?;
+                    let (events, next) = self.replay(from, published).await?;
                     self.cursor = Some(next);
                     if !events.is_empty() {
                         return Ok(self.report(events));
@@ -164,16 +164,18 @@ impl Watcher {
         self.progress_due = self.request.progress_interval.map(|i| Instant::now() + i);
     }
 
-    /// One page of history: matching events, and the revision to go on from.
-    async fn replay(&self, from: Revision) -> Result<(Vec<Arc<Event>>, Revision)> {
-        let records = self.shared.read_log(move |reader| whole_page(reader, from)).await?;
+    /// One page of history up to what is published: matching events, and the revision to go on from.
+    async fn replay(&self, from: Revision, published: Revision) -> Result<(Vec<Arc<Event>>, Revision)> {
+        let mut records = self.shared.read_log(move |reader| whole_page(reader, from)).await?;
+        // The log may already hold what is yet to be published; it would be seen twice.
+        records.retain(|record| record.id.revision() <= published);
         // Records below the compact revision may be missing from what was just read.
         let compact_revision = self.shared.index.read().compacted();
         if from < compact_revision {
             return Err(Error::Compacted { compact_revision });
         }
         let Some(last) = records.last() else {
-            return Ok((Vec::new(), self.shared.index.read().revision().next().max(from)));
+            return Ok((Vec::new(), published.next().max(from)));
         };
         let next = last.id.revision().next();
         let matching: Vec<Record> = records

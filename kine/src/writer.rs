@@ -3,6 +3,8 @@
 //! It is the only one to change the index, and the only one to write the log. It never
 //! waits for more work when there is some, and works in slices when there is none.
 
+mod follow;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -94,6 +96,7 @@ impl Writer {
                     self.tidy(Reclaim::Busy, budget.clamp(SLICE_MIN, SLICE));
                 }
                 Taken::Idle => {
+                    self.follow();
                     self.timers();
                     self.tidy(Reclaim::Idle, SLICE);
                 }
@@ -104,7 +107,8 @@ impl Writer {
 
     /// Before a stored deadline can fall behind, the file must say that it may have.
     fn expect_renewals(&mut self) {
-        if !self.marked_clean || self.shared.lessor.lock().list().is_empty() {
+        // In a shared log a deadline is never behind.
+        if !self.marked_clean || self.log.is_shared() || self.shared.lessor.lock().list().is_empty() {
             return;
         }
         let batch = Batch { clean: Some(false), ..Batch::default() };
@@ -152,10 +156,10 @@ impl Writer {
 
     /// One batch, from evaluation to answers. Expired leases end with it.
     fn write(&mut self, commands: Vec<Command>) {
-        if let Err(error) = self.resolve_doubt() {
+        if let Err(error) = self.resolve_doubt().and_then(|_| self.begin()) {
             let error = Error::Write(error.to_string());
             commands.into_iter().for_each(|command| refuse(command, &error));
-            return self.pause("resolve a batch in doubt", &error);
+            return self.pause("take the turn to write", &error);
         }
         let (prepared, answers, physical) = self.prepare(commands);
         let result = self.commit(prepared);
@@ -229,6 +233,7 @@ impl Writer {
             Command::Txn(txn, reply) => answer(reply, evaluator.txn(&txn)),
             Command::Grant { reply, .. } if !self.has_room(0, evaluator.overlay) => answer(reply, Err(Error::NoSpace)),
             Command::Grant { id, ttl, reply } => answer(reply, evaluator.grant(id, ttl)),
+            Command::Renew { id, reply } => answer(reply, evaluator.renew(id)),
             Command::NoSpace { raise, reply } => {
                 evaluator.overlay.no_space = Some(raise);
                 answer(reply, Ok(()))
@@ -274,6 +279,7 @@ impl Writer {
     /// Makes a batch durable, then visible.
     fn commit(&mut self, mut prepared: Prepared) -> Result<()> {
         if prepared.batch.is_empty() {
+            self.log.release();
             return Ok(());
         }
         if prepared.batch.no_space == Some(true) {
@@ -308,7 +314,7 @@ impl Writer {
         // Without records nothing that readers see depends on the answer.
         let committed = match last_written.map(|record| record.id) {
             None => false,
-            Some(id) => self.log.last_id()? == Some(id),
+            Some(id) => self.log.took_place(id)?,
         };
         if let Some(prepared) = self.in_doubt.take()
             && committed
@@ -327,13 +333,16 @@ impl Writer {
         if let Some(compacted) = batch.compacted {
             index.set_compacted(compacted);
         }
+        let shown = index.compacted();
         drop(index);
+        self.log.shown(shown);
         self.apply_leases(&overlay, &batch, &renewed, now);
         if let Some(no_space) = batch.no_space {
             self.shared.no_space.store(no_space, Ordering::Relaxed);
         }
         if !overlay.events.is_empty() {
             self.shared.hub.publish(overlay.events, revision);
+            self.shared.latest.reached(revision);
         }
         if batch.clean.is_some() {
             self.marked_clean = false;
@@ -346,8 +355,8 @@ impl Writer {
     fn apply_leases(&self, overlay: &Overlay, batch: &Batch, renewed: &[DirtyLease], now: Instant) {
         let mut lessor = self.shared.lessor.lock();
         for (id, effect) in &overlay.leases {
-            if let LeaseEffect::Granted { ttl } = effect {
-                lessor.insert(*id, *ttl, now + seconds(*ttl));
+            if let LeaseEffect::Granted { ttl } | LeaseEffect::Renewed { ttl } = effect {
+                lessor.set_deadline(*id, *ttl, now + seconds(*ttl));
             }
         }
         batch.records.iter().for_each(|record| lessor.apply(record));
@@ -430,6 +439,10 @@ impl Writer {
         let failed = |error: LogError| Error::Write(error.to_string());
         self.resolve_doubt().map_err(failed)?;
         let rows = self.shared.lessor.lock().rows(Instant::now(), unix_now_ms());
+        if self.log.is_shared() {
+            self.shared.readers.close();
+            return self.log.close().map_err(failed);
+        }
         let batch = Batch {
             leases: match self.marked_clean {
                 true => Vec::new(),
@@ -461,7 +474,7 @@ fn refuse(command: Command, error: &Error) {
     let error = error.clone();
     match command {
         Command::Txn(_, reply) => drop(reply.send(Err(error))),
-        Command::Grant { reply, .. } => drop(reply.send(Err(error))),
+        Command::Grant { reply, .. } | Command::Renew { reply, .. } => drop(reply.send(Err(error))),
         Command::Revoke { reply, .. } => drop(reply.send(Err(error))),
         Command::Compact { reply, .. } | Command::Defragment { reply } | Command::NoSpace { reply, .. } => {
             drop(reply.send(Err(error)));
@@ -472,7 +485,7 @@ fn refuse(command: Command, error: &Error) {
 /// Grants and revocations of the batch, and renewals that ride along with it.
 fn lease_changes(overlay: &Overlay, renewed: &[DirtyLease], now: Instant, now_unix_ms: i64) -> Vec<LeaseChange> {
     let change = |(id, effect): (&LeaseId, &LeaseEffect)| match effect {
-        LeaseEffect::Granted { ttl } => {
+        LeaseEffect::Granted { ttl } | LeaseEffect::Renewed { ttl } => {
             let deadline_unix_ms = unix_ms(now + seconds(*ttl), now, now_unix_ms);
             LeaseChange::Put(LeaseRow { id: *id, ttl: *ttl, deadline_unix_ms })
         }

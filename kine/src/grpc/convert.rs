@@ -30,7 +30,7 @@ pub(crate) fn status(error: Error) -> Status {
         Error::LeaseExists => Code::FailedPrecondition,
         Error::NoSpace => Code::ResourceExhausted,
         Error::Stopped | Error::Write(_) | Error::Read(_) | Error::Snapshot(_) => Code::Unavailable,
-        Error::Open { .. } | Error::InUse { .. } => Code::Unavailable,
+        Error::Open { .. } | Error::InUse { .. } | Error::Connect { .. } => Code::Unavailable,
         Error::Corrupt { .. } => Code::DataLoss,
     };
     Status::new(code, error.to_string())

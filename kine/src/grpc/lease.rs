@@ -37,15 +37,18 @@ impl pb::lease_server::Lease for Face {
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let face = self.clone();
         let token = self.token.clone();
-        let answers = request.into_inner().map(move |request| {
-            let id = request?.id;
-            // A lease that is gone is answered with a TTL of 0, not with an error.
-            let ttl = match face.store.lease_keep_alive(id) {
-                Ok(ttl) => ttl,
-                Err(Error::LeaseNotFound) => 0,
-                Err(error) => return Err(status(error)),
-            };
-            Ok(pb::LeaseKeepAliveResponse { header: face.header_now(), id, ttl })
+        let answers = request.into_inner().then(move |request| {
+            let face = face.clone();
+            async move {
+                let id = request?.id;
+                // A lease that is gone is answered with a TTL of 0, not with an error.
+                let ttl = match face.store.lease_renew(id).await {
+                    Ok(ttl) => ttl,
+                    Err(Error::LeaseNotFound) => 0,
+                    Err(error) => return Err(status(error)),
+                };
+                Ok(pb::LeaseKeepAliveResponse { header: face.header_now(), id, ttl })
+            }
         });
         Ok(Response::new(answers.take_until(token.cancelled_owned()).boxed()))
     }

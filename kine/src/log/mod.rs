@@ -9,6 +9,7 @@ mod run;
 mod runs;
 pub(crate) mod sqlite;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -95,6 +96,25 @@ pub(crate) enum Reclaim {
     Full,
 }
 
+/// What other processes have written to a shared log. Learned in this order.
+pub(crate) enum News {
+    /// Leases granted or renewed.
+    Leases(Vec<LeaseRow>),
+    /// Changes in order, in whole revisions.
+    Records(Vec<Record>),
+    /// Leases that have ended, and the state of the rest.
+    Rest { ended: Vec<i64>, compacted: Revision, no_space: bool },
+}
+
+/// What the store knows of a shared log after it has learned the news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Everything.
+    Known,
+    /// Compaction has removed what it has not seen yet: it has to load the log anew.
+    Lost,
+}
+
 /// The engine did not do it; the text says why.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
@@ -123,6 +143,37 @@ pub(crate) trait Log: Send {
     /// A reader of committed records.
     fn reader(&self) -> Result<Box<dyn LogReader>, LogError>;
 
+    /// True if other processes may write the log as well. Then [`Log::begin`] comes before every
+    /// evaluation, deadlines of leases are stored before they are promised, and news are followed.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Calls `wake` when there may be news.
+    fn listen(&mut self, _wake: Arc<dyn Fn() + Send + Sync>) {}
+
+    /// Takes the turn to write, which ends with [`Log::append`] or [`Log::release`], and hands out what
+    /// others have written before.
+    fn begin(&mut self, _learn: &mut dyn FnMut(News)) -> Result<Turn, LogError> {
+        Ok(Turn::Known)
+    }
+
+    /// Ends a turn in which there was nothing to write.
+    fn release(&mut self) {}
+
+    /// Hands out what others have written, without taking the turn.
+    fn follow(&mut self, _learn: &mut dyn FnMut(News)) -> Result<Turn, LogError> {
+        Ok(Turn::Known)
+    }
+
+    /// The store shows this compact revision to its readers.
+    fn shown(&mut self, _compacted: Revision) {}
+
+    /// After a failed [`Log::append`]: true if the batch, whose last record is `last`, was made durable.
+    fn took_place(&mut self, last: RecordId) -> Result<bool, LogError> {
+        Ok(self.last_id()? == Some(last))
+    }
+
     /// Writes everything back and lets go of the files.
     fn close(self: Box<Self>) -> Result<(), LogError>;
 }
@@ -138,6 +189,11 @@ pub(crate) trait LogReader: Send {
 
     /// The log's size.
     fn size(&mut self) -> Result<LogSize, LogError>;
+
+    /// The newest record of a shared log, read afresh; `None` if the log is this process's own.
+    fn head(&mut self) -> Result<Option<RecordId>, LogError> {
+        Ok(None)
+    }
 }
 
 impl Record {

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use skiff_kine::*;
 use tempfile::TempDir;
 
+use crate::servers;
 use crate::target::{Ended, Result, Target, Watching};
 
 pub struct Local {
@@ -19,6 +20,19 @@ pub async fn sqlite() -> Local {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(StoreOptions::sqlite(folder.path().join("state.db"))).await.unwrap();
     Local { store, _folder: Some(folder) }
+}
+
+pub async fn postgres() -> Local {
+    database(servers::postgres_url()).await
+}
+
+pub async fn mariadb() -> Local {
+    database(servers::mariadb_url()).await
+}
+
+async fn database(url: String) -> Local {
+    let store = Store::open(StoreOptions::database(servers::database(&url))).await.unwrap();
+    Local { store, _folder: None }
 }
 
 fn text<T>(result: skiff_kine::Result<T>) -> Result<T> {
@@ -76,7 +90,7 @@ impl Target for Local {
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64> {
-        text(self.store.lease_keep_alive(id))
+        text(self.store.lease_renew(id).await)
     }
 
     async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseTtl> {

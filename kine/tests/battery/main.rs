@@ -2,7 +2,8 @@
 //!
 //! Goal: whatever holds of etcd's revisions, transactions, leases, compaction and watches holds
 //! of ours, in process and through gRPC. Method: each case is an async function over `Target`;
-//! it runs on memory, on SQLite, on both through gRPC, and on a real etcd started for it.
+//! it runs on memory, on SQLite, on both through gRPC, on PostgreSQL and MariaDB, and on a real etcd,
+//! all started for it.
 
 mod alarm;
 mod cases;
@@ -11,6 +12,8 @@ mod etcdctl;
 mod grpc;
 mod local;
 mod random;
+mod servers;
+mod shared;
 mod snapshot;
 mod target;
 mod watch_cases;
@@ -29,6 +32,12 @@ macro_rules! battery {
         }
         mod sqlite_over_grpc {
             $(#[tokio::test] async fn $case() { crate::$module::$case(&crate::grpc::sqlite().await).await })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $case() { crate::$module::$case(&crate::local::postgres().await).await })*
+        }
+        mod mariadb {
+            $(#[tokio::test] async fn $case() { crate::$module::$case(&crate::local::mariadb().await).await })*
         }
         mod real_etcd {
             $(#[tokio::test] async fn $case() { crate::$module::$case(&crate::grpc::real_etcd().await).await })*
