@@ -14,6 +14,7 @@ mod bolt;
 mod catch_up;
 mod commands;
 mod error;
+mod etcd;
 mod eval;
 mod gather;
 pub mod grpc;
@@ -41,6 +42,7 @@ mod watcher;
 mod writer;
 
 pub use error::{Error, Result};
+pub use etcd::{Etcd, EtcdEndpoints, EtcdWatcher};
 pub use hash::HistoryHash;
 pub use kv::{Event, EventKind, KeyValue};
 pub use lessor::{LeaseId, LeaseTtl};

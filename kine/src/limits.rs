@@ -74,6 +74,14 @@ pub const SQL_MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub const SQL_CATCH_UP_RECORDS: usize = 4096;
 /// Bytes of records read in that step, at least one record.
 pub const SQL_CATCH_UP_BYTES: usize = 8 << 20;
+/// How long an etcd may take for one answer.
+pub const ETCD_ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long reads are tried again while an etcd cannot be reached. Then the callers are told.
+pub const ETCD_PATIENCE: Duration = Duration::from_secs(10);
+/// Spacing of signs of life on an idle connection to an etcd.
+pub const ETCD_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Largest message that is read from an etcd.
+pub const ETCD_ANSWER_BYTES_MAX: usize = 256 << 20;
 /// How long the end of a lease stays recorded. A server that was away for longer loads everything anew.
 pub const SQL_ENDED_LEASES_KEPT: Duration = Duration::from_secs(3600);
 /// How long a server without writes stays known among the writers.

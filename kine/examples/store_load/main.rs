@@ -4,6 +4,7 @@
 //! are the transactions of an API server: they compare the revision of the last change. Prints
 //! `begin` when the warm-up is over, and one line of JSON at the end.
 
+mod admin;
 mod values;
 mod watch;
 
@@ -26,8 +27,10 @@ const KEYS: &str = "100000";
 const LEARNED_KEYS: usize = 20;
 /// Keys each client of `flood` works on, as a node's lease is written again and again.
 const FLOODED_KEYS: usize = 100;
+/// How often `garbage` writes every key.
+const GARBAGE_ROUNDS: usize = 2;
 const PAGE: i64 = 500;
-const USAGE: &str = "usage: store_load ENDPOINT fill|create|update|churn|flood|get|list|watch CLIENTS CONNECTIONS SECONDS \
+const USAGE: &str = "usage: store_load ENDPOINT fill|create|update|churn|flood|garbage|get|list|watch|compact|ready CLIENTS CONNECTIONS SECONDS \
                      [KEYS [object|noise [RATE]]]";
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -41,6 +44,11 @@ async fn main() -> Result<(), Failure> {
     let (clients, connections): (usize, usize) = (clients.parse()?, connections.parse()?);
     let values = Values::new(&option(1, "object")).ok_or(USAGE)?;
     let rate: u64 = option(2, "0").parse()?;
+    match shape.as_str() {
+        "ready" => return admin::ready(endpoint, Duration::from_secs(seconds.parse()?)).await,
+        "compact" => return admin::compact(endpoint).await,
+        _ => {}
+    }
     let mut channels = Vec::new();
     for _ in 0..connections {
         channels.push(Endpoint::from_shared(endpoint.clone())?.tcp_nodelay(true).connect().await?);
@@ -48,7 +56,9 @@ async fn main() -> Result<(), Failure> {
     if shape == "watch" {
         return watch::run(&channels, clients, rate, Duration::from_secs(seconds.parse()?), values).await;
     }
-    let begin = Instant::now() + if shape == "fill" { Duration::ZERO } else { WARM_UP };
+    // Those two end when their work is done, not at a time.
+    let is_bounded = matches!(shape.as_str(), "fill" | "garbage");
+    let begin = Instant::now() + if is_bounded { Duration::ZERO } else { WARM_UP };
     let end = begin + Duration::from_secs(seconds.parse()?);
     let pace = (rate > 0).then(|| Duration::from_secs_f64(clients as f64 / rate as f64));
     let keys = option(0, KEYS).parse()?;
@@ -64,7 +74,8 @@ async fn main() -> Result<(), Failure> {
     while let Some(done) = work.join_next().await {
         latencies.extend(done??);
     }
-    let elapsed = Instant::now().min(end).max(begin + Duration::from_millis(1)).duration_since(begin);
+    let until = if is_bounded { Instant::now() } else { end };
+    let elapsed = Instant::now().min(until).max(begin + Duration::from_millis(1)).duration_since(begin);
     latencies.sort_unstable();
     let at =
         |share: f64| latencies.get((latencies.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or(0);
@@ -125,8 +136,12 @@ impl Client {
                 started = due;
             }
             let at = n % own.len();
-            let full = self.run.shape == "fill" && n == own.len();
-            if full || (self.run.shape != "fill" && started >= self.run.end) {
+            let over = match self.run.shape.as_str() {
+                "fill" => n == own.len(),
+                "garbage" => n == own.len() * GARBAGE_ROUNDS,
+                _ => started >= self.run.end,
+            };
+            if over {
                 break;
             }
             let counted = match self.run.shape.as_str() {
@@ -135,6 +150,10 @@ impl Client {
                     let unique =
                         (std::process::id() as usize % 100_000) * 1_000_000_000 + n * self.run.clients + self.number;
                     self.swap(key("secrets", unique), &mut 0, true).await?
+                }
+                "garbage" => {
+                    let (key, value) = (key("configmaps", own[at]), self.run.values.get(n));
+                    self.kv.put(pb::PutRequest { key, value, ..Default::default() }).await.map(|_| true)?
                 }
                 "update" | "flood" => self.swap(key("configmaps", own[at]), &mut revisions[at], true).await?,
                 // Nine updates, one deletion; the next update creates the key again.

@@ -27,6 +27,7 @@ use bytes::Bytes;
 
 pub use self::database::{Database, DatabaseError, TlsFiles};
 pub(crate) use self::log::SqlLog;
+pub(crate) use self::tls::system_authorities;
 
 /// One value of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -106,18 +106,20 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// The file of authorities this host trusts.
+pub(crate) fn system_authorities() -> Result<PathBuf, String> {
+    let found = SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
+    found.ok_or_else(|| "this host has no list of trusted authorities; give --datastore-cafile".to_owned())
+}
+
 /// The given authority, or those the system trusts.
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
     let path = match ca {
-        Some(path) => path,
-        None => SYSTEM_AUTHORITIES
-            .iter()
-            .map(Path::new)
-            .find(|path| path.exists())
-            .ok_or("this host has no list of trusted authorities; give --datastore-cafile")?,
+        Some(path) => path.to_owned(),
+        None => system_authorities()?,
     };
     let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates(path)?);
+    let (added, _) = roots.add_parsable_certificates(certificates(&path)?);
     if added == 0 {
         return Err(format!("{} holds no usable certificate", path.display()));
     }
