@@ -1,5 +1,13 @@
 //! Rows of the area apps.
 
+mod cronjob;
+mod daemonset;
+mod deployment;
+mod disruption;
+mod job;
+mod replicas;
+mod statefulset;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -59,7 +67,19 @@ mod table {
 }
 
 pub fn tests() -> Vec<Test> {
-    table::tests()
+    [
+        table::tests(),
+        cronjob::tests(),
+        daemonset::tests(),
+        deployment::tests(),
+        disruption::tests(),
+        job::tests(),
+        replicas::tests(),
+        statefulset::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// How long a set of pods may take to become as wanted.
