@@ -7,7 +7,7 @@
 
 mod claim;
 mod condition;
-mod cron_schedule;
+pub mod cron_schedule;
 mod deletion_rank;
 mod history;
 mod pod;
@@ -21,6 +21,7 @@ mod simulation;
 #[cfg(test)]
 mod transcript_tests;
 
+pub mod autoscaling;
 pub mod certificates;
 pub mod clusterrole_aggregation;
 pub mod cronjob;
@@ -52,6 +53,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use skiff_client::Controller;
 
+pub use autoscaling::PodMetrics;
 pub use certificates::CertificateAuthority;
 pub use node_ipam::ClusterCidr;
 pub use resource_quota::QuotaUsage;
@@ -69,6 +71,8 @@ pub struct ControllerConfig {
     pub terminated_pods_max: usize,
     /// Evaluates what objects use of quotas; without it quotas keep no status.
     pub quota_usage: Option<Arc<dyn QuotaUsage>>,
+    /// What pods use; without it nothing is scaled by it.
+    pub pod_metrics: Option<Arc<dyn PodMetrics>>,
     /// Signs certificate requests; without it none are.
     pub certificate_authority: Option<Arc<dyn CertificateAuthority>>,
 }
@@ -81,6 +85,7 @@ impl Default for ControllerConfig {
             node_monitor_grace: SignedDuration::from_secs(40),
             terminated_pods_max: 12_500,
             quota_usage: None,
+            pod_metrics: None,
             certificate_authority: None,
         }
     }
@@ -118,6 +123,9 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
     }
     if let Some(usage) = &config.quota_usage {
         controllers.push(Arc::new(resource_quota::ResourceQuotaController { usage: Arc::clone(usage) }));
+    }
+    if let Some(metrics) = &config.pod_metrics {
+        controllers.push(Arc::new(autoscaling::HorizontalPodAutoscalerController::new(Arc::clone(metrics))));
     }
     if let Some(authority) = &config.certificate_authority {
         controllers.push(Arc::new(certificates::CertificateController { authority: Arc::clone(authority) }));

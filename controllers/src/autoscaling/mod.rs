@@ -1,0 +1,496 @@
+//! HorizontalPodAutoscalers: reads what pods use, decides a count, writes the
+//! target's scale.
+//!
+//! Metrics of types `Resource` and `ContainerResource` are read from
+//! [`PodMetrics`]; the other types need adapters that this process does not
+//! read, and are reported as unavailable in the conditions. What was
+//! recommended and changed lately is remembered here and lost with the process,
+//! as upstream's.
+
+mod behavior;
+mod replicas;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet, StatefulSet},
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{Pod, ReplicationController},
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use skiff_api::{GroupResource, GroupVersionResource, Object, Quantity, Selector};
+use skiff_client::{Context, Controller, ObjectRef, Operation, Outcome, Patch, Snapshot, Trigger};
+
+use crate::{
+    condition::{self, Condition},
+    seen, write,
+};
+use behavior::{Bounded, History};
+use replicas::{Proposal, Resource, Target};
+
+/// Time between two looks.
+const PERIOD: Duration = Duration::from_secs(15);
+/// Autoscalers remembered. More: the oldest memory is dropped, which only forgets windows.
+const MEMORY_MAX: usize = 10_000;
+
+/// Use of one container, in thousandths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerUsage {
+    pub cpu_milli: i64,
+    pub memory_milli: i64,
+}
+
+/// Use of a pod over a window that ends at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodUsage {
+    pub containers: BTreeMap<String, ContainerUsage>,
+    pub at: Timestamp,
+    pub window: SignedDuration,
+}
+
+/// Knows what pods use.
+pub trait PodMetrics: Send + Sync + 'static {
+    fn usage(&self, namespace: &str, pod: &str) -> Option<PodUsage>;
+}
+
+/// Scales targets by what their pods use.
+pub struct HorizontalPodAutoscalerController {
+    pub metrics: Arc<dyn PodMetrics>,
+    histories: Mutex<HashMap<ObjectRef, History>>,
+}
+
+impl HorizontalPodAutoscalerController {
+    pub fn new(metrics: Arc<dyn PodMetrics>) -> Self {
+        HorizontalPodAutoscalerController { metrics, histories: Mutex::default() }
+    }
+}
+
+impl Controller for HorizontalPodAutoscalerController {
+    fn name(&self) -> &'static str {
+        "horizontal-pod-autoscaler"
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        // A change of the status alone, which is our own, is no reason to look before the period is over.
+        vec![Trigger::new::<HorizontalPodAutoscaler>(|new, old, _| {
+            let spec = |object: Option<&Object>| {
+                object.and_then(|object| object.value().ok()).map(|value| value["spec"].clone())
+            };
+            match (new, old) {
+                (Some(_), Some(_)) if spec(new) == spec(old) => Vec::new(),
+                _ => new.or(old).map(ObjectRef::of).into_iter().collect(),
+            }
+        })]
+    }
+
+    fn reads(&self) -> Vec<GroupResource> {
+        vec![
+            GroupResource::of::<Pod>(),
+            GroupResource::of::<Deployment>(),
+            GroupResource::of::<ReplicaSet>(),
+            GroupResource::of::<StatefulSet>(),
+            GroupResource::of::<ReplicationController>(),
+        ]
+    }
+
+    fn reconcile(&self, key: &ObjectRef, world: &Snapshot, context: &Context) -> Outcome {
+        let mut outcome = Outcome::done();
+        let object = world.object::<HorizontalPodAutoscaler>(&key.namespace, &key.name);
+        let Some((object, value)) = object.and_then(|object| object.value().ok().map(|value| (object, value))) else {
+            self.histories.lock().remove(key);
+            return outcome;
+        };
+        if object.meta.is_deleting() {
+            return outcome;
+        }
+        outcome.requeue_after = Some(PERIOD);
+        let mut look =
+            Look { object: &object, spec: &value["spec"], status: value["status"].clone(), now: context.now };
+        if !look.status.is_object() {
+            look.status = json!({});
+        }
+        self.look(key, world, &mut look, &mut outcome);
+        if value["metadata"]["generation"].is_i64() {
+            look.status["observedGeneration"] = value["metadata"]["generation"].clone();
+        }
+        if let Some(body) = write::with_status(&object, look.status) {
+            outcome.push(write::update_status::<HorizontalPodAutoscaler>(&object, body));
+        }
+        outcome
+    }
+}
+
+/// One look at an autoscaler: the status grows while it is decided.
+struct Look<'a> {
+    object: &'a Object,
+    spec: &'a Value,
+    status: Value,
+    now: Timestamp,
+}
+
+impl Look<'_> {
+    fn set(&mut self, kind: &'static str, status: &'static str, reason: &str, message: impl Into<String>) {
+        let mut conditions = condition::of(&self.status);
+        condition::set(&mut conditions, Condition::new(kind, status, reason, message), self.now);
+        self.status["conditions"] = Value::Array(conditions);
+    }
+}
+
+/// What is scaled.
+struct Scaled {
+    resource: GroupVersionResource,
+    replicas: i64,
+    selector: Selector,
+}
+
+fn target(spec: &Value, namespace: &str, world: &Snapshot) -> Result<Scaled, String> {
+    let reference = &spec["scaleTargetRef"];
+    let text = |name: &str| reference[name].as_str().unwrap_or_default();
+    let (kind, name) = (text("kind"), text("name"));
+    let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+    let (resource, found) = match (group, kind) {
+        ("apps", "Deployment") => {
+            (GroupVersionResource::of::<Deployment>(), world.object::<Deployment>(namespace, name))
+        }
+        ("apps", "ReplicaSet") => {
+            (GroupVersionResource::of::<ReplicaSet>(), world.object::<ReplicaSet>(namespace, name))
+        }
+        ("apps", "StatefulSet") => {
+            (GroupVersionResource::of::<StatefulSet>(), world.object::<StatefulSet>(namespace, name))
+        }
+        ("", "ReplicationController") => (
+            GroupVersionResource::of::<ReplicationController>(),
+            world.object::<ReplicationController>(namespace, name),
+        ),
+        _ => return Err(format!("no matches for kind {kind:?} in group {group:?}")),
+    };
+    let plural = resource.group_resource();
+    let value = found.and_then(|object| object.value().ok()).ok_or_else(|| format!("{plural} {name:?} not found"))?;
+    let spec = &value["spec"];
+    let selector = if group.is_empty() { json!({"matchLabels": spec["selector"]}) } else { spec["selector"].clone() };
+    let selector = Selector::from_value(Some(&selector)).map_err(|error| error.to_string())?;
+    Ok(Scaled { resource, replicas: spec["replicas"].as_i64().unwrap_or(1), selector })
+}
+
+impl HorizontalPodAutoscalerController {
+    fn look(&self, key: &ObjectRef, world: &Snapshot, look: &mut Look<'_>, outcome: &mut Outcome) {
+        let scaled = match target(look.spec, &key.namespace, world) {
+            Ok(scaled) => scaled,
+            Err(why) => {
+                let message = format!("the HPA controller was unable to get the target's current scale: {why}");
+                outcome.events.push(write::warning(look.object, "FailedGetScale", why));
+                look.set("AbleToScale", "False", "FailedGetScale", message);
+                return;
+            }
+        };
+        look.set(
+            "AbleToScale",
+            "True",
+            "SucceededGetScale",
+            "the HPA controller was able to get the target's current scale",
+        );
+        let current = scaled.replicas;
+        let (min, max) =
+            (look.spec["minReplicas"].as_i64().unwrap_or(1), look.spec["maxReplicas"].as_i64().unwrap_or(1));
+        look.status["currentReplicas"] = current.into();
+        let (wanted, why) = if current == 0 && min != 0 {
+            look.status["desiredReplicas"] = 0.into();
+            look.set(
+                "ScalingActive",
+                "False",
+                "ScalingDisabled",
+                "scaling is disabled since the replica count of the target is zero",
+            );
+            return;
+        } else if current > max {
+            (max, "Current number of replicas above Spec.MaxReplicas".to_owned())
+        } else if current < min {
+            (min, "Current number of replicas below Spec.MinReplicas".to_owned())
+        } else {
+            match self.measure(&key.namespace, world, look, &scaled, outcome) {
+                Some((wanted, metric)) => {
+                    let mut histories = self.histories.lock();
+                    if histories.len() >= MEMORY_MAX && !histories.contains_key(key) {
+                        histories.clear();
+                    }
+                    let history = histories.entry(key.clone()).or_default();
+                    let Bounded { replicas, stabilized, limited } =
+                        behavior::bound(history, &look.spec["behavior"], current, wanted, (min, max), look.now);
+                    drop(histories);
+                    match stabilized {
+                        Some((reason, message)) => look.set("AbleToScale", "True", reason, message),
+                        None => {
+                            look.set("AbleToScale", "True", "ReadyForNewScale", "recommended size matches current size")
+                        }
+                    }
+                    look.set("ScalingLimited", limited.0, limited.1, limited.2);
+                    let why = if replicas > current {
+                        format!("{metric} above target")
+                    } else {
+                        "All metrics below target".to_owned()
+                    };
+                    (replicas, why)
+                }
+                None => {
+                    look.status["desiredReplicas"] = current.into();
+                    return;
+                }
+            }
+        };
+        look.status["desiredReplicas"] = wanted.into();
+        if wanted != current {
+            self.rescale(key, look, &scaled, wanted, &why, outcome);
+        }
+    }
+
+    fn rescale(
+        &self,
+        key: &ObjectRef,
+        look: &mut Look<'_>,
+        scaled: &Scaled,
+        wanted: i64,
+        why: &str,
+        outcome: &mut Outcome,
+    ) {
+        outcome.push(Operation::Patch {
+            resource: scaled.resource.clone(),
+            namespace: Some(key.namespace.clone()),
+            name: look.spec["scaleTargetRef"]["name"].as_str().unwrap_or_default().to_owned(),
+            subresource: Some("scale"),
+            patch: Patch::Merge(json!({"spec": {"replicas": wanted}})),
+        });
+        outcome.events.push(write::normal(
+            look.object,
+            "SuccessfulRescale",
+            format!("New size: {wanted}; reason: {why}"),
+        ));
+        look.set(
+            "AbleToScale",
+            "True",
+            "SucceededRescale",
+            format!("the HPA controller was able to update the target scale to {wanted}"),
+        );
+        look.status["lastScaleTime"] = write::time(look.now).into();
+        let mut histories = self.histories.lock();
+        histories.entry(key.clone()).or_default().changed(look.now, wanted - scaled.replicas);
+    }
+
+    /// The largest count any metric asks for, and the metric's name.
+    fn measure(
+        &self,
+        namespace: &str,
+        world: &Snapshot,
+        look: &mut Look<'_>,
+        scaled: &Scaled,
+        outcome: &mut Outcome,
+    ) -> Option<(i64, String)> {
+        let all = seen::list::<Pod>(world, Some(namespace));
+        let pods: Vec<&Pod> =
+            all.iter().filter(|pod| scaled.selector.matches(&pod.meta().labels)).map(|pod| &*pod.typed).collect();
+        let usage: BTreeMap<String, PodUsage> = pods
+            .iter()
+            .filter_map(|pod| {
+                let name = pod.metadata.name.clone()?;
+                let usage = self.metrics.usage(namespace, &name)?;
+                Some((name, usage))
+            })
+            .collect();
+        let (mut best, mut failure, mut shown): (Option<(i64, String)>, Option<(String, String)>, Vec<Value>) =
+            (None, None, Vec::new());
+        let metrics = look.spec["metrics"].as_array().cloned().unwrap_or_default();
+        for metric in &metrics {
+            match propose(metric, scaled.replicas, &pods, &usage, look.now) {
+                Ok((proposal, name)) => {
+                    shown.push(current_metric(metric, &proposal));
+                    if best.as_ref().is_none_or(|(count, _)| proposal.replicas > *count) {
+                        best = Some((proposal.replicas, name));
+                    }
+                }
+                Err(why) => failure = failure.or(Some(why)),
+            }
+        }
+        look.status["currentMetrics"] = if shown.is_empty() { Value::Null } else { Value::Array(shown) };
+        // A metric that says nothing may ask for more: nothing is taken away then.
+        let best = best.filter(|(count, _)| failure.is_none() || *count >= scaled.replicas);
+        match (best, failure) {
+            (Some((count, name)), _) => {
+                let message = format!("the HPA was able to successfully calculate a replica count from {name}");
+                look.set("ScalingActive", "True", "ValidMetricFound", message);
+                Some((count, name))
+            }
+            (None, failure) => {
+                let (reason, why) =
+                    failure.unwrap_or_else(|| ("InvalidMetricSourceType".to_owned(), "no metrics".to_owned()));
+                outcome.events.push(write::warning(look.object, &reason, why.clone()));
+                look.set(
+                    "ScalingActive",
+                    "False",
+                    &reason,
+                    format!("the HPA was unable to compute the replica count: {why}"),
+                );
+                None
+            }
+        }
+    }
+}
+
+/// What one metric asks for, and its name in messages; else reason and message.
+fn propose(
+    metric: &Value,
+    current: i64,
+    pods: &[&Pod],
+    usage: &BTreeMap<String, PodUsage>,
+    now: Timestamp,
+) -> Result<(Proposal, String), (String, String)> {
+    let kind = metric["type"].as_str().unwrap_or_default();
+    let (source, container) = match kind {
+        "Resource" => (&metric["resource"], None),
+        "ContainerResource" => (&metric["containerResource"], metric["containerResource"]["container"].as_str()),
+        other => {
+            let text = format!("unable to get metric: metrics of type {other} need an adapter, and none is read");
+            return Err((format!("FailedGet{other}Metric"), text));
+        }
+    };
+    let name = source["name"].as_str().unwrap_or_default();
+    let target = match source["target"]["type"].as_str() {
+        Some("Utilization") => source["target"]["averageUtilization"].as_i64().map(Target::Utilization),
+        _ => {
+            let value = source["target"]["averageValue"].as_str().and_then(|text| text.parse::<Quantity>().ok());
+            value.map(|value| Target::Average(value.milli_value()))
+        }
+    };
+    let reason = format!("FailedGet{kind}Metric");
+    let fail = |why: String| (reason.clone(), format!("failed to get {name} utilization: {why}"));
+    let target = target.ok_or_else(|| {
+        fail("invalid resource metric source: neither a utilization target nor a value target was set".to_owned())
+    })?;
+    let resource = Resource { name, container, target };
+    let proposal = replicas::propose(&resource, current, pods, usage, now).map_err(fail)?;
+    let scope = container.map_or(String::new(), |container| format!("container {container} "));
+    let what = match target {
+        Target::Utilization(_) => format!("{name} {scope}resource utilization (percentage of request)"),
+        Target::Average(_) => format!("{name} {scope}resource"),
+    };
+    Ok((proposal, what))
+}
+
+fn current_metric(metric: &Value, proposal: &Proposal) -> Value {
+    let field = if metric["type"] == "ContainerResource" { "containerResource" } else { "resource" };
+    let mut source = json!({"name": metric[field]["name"]});
+    if field == "containerResource" {
+        source["container"] = metric[field]["container"].clone();
+    }
+    let average = if metric[field]["name"] == "cpu" || proposal.average % 1000 != 0 {
+        format!("{}m", proposal.average)
+    } else {
+        format!("{}", proposal.average / 1000)
+    };
+    source["current"] = json!({"averageValue": average});
+    if let Some(utilization) = proposal.utilization {
+        source["current"]["averageUtilization"] = utilization.into();
+    }
+    json!({"type": metric["type"], field: source})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulation::Simulation;
+
+    struct Busy(i64);
+
+    impl PodMetrics for Busy {
+        fn usage(&self, _: &str, _: &str) -> Option<PodUsage> {
+            let containers = [("c".to_owned(), ContainerUsage { cpu_milli: self.0, memory_milli: 0 })].into();
+            Some(PodUsage {
+                containers,
+                at: "2026-01-01T00:10:00Z".parse().unwrap(),
+                window: SignedDuration::from_secs(15),
+            })
+        }
+    }
+
+    fn world(replicas: i64, pods: usize) -> Simulation {
+        let mut text = format!(
+            "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: d, namespace: ns}}
+spec: {{replicas: {replicas}, selector: {{matchLabels: {{a: b}}}}}}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {{name: h, namespace: ns}}
+spec:
+  minReplicas: 1
+  maxReplicas: 5
+  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: d}}
+  metrics: [{{type: Resource, resource: {{name: cpu, target: {{type: Utilization, averageUtilization: 50}}}}}}]"
+        );
+        for number in 0..pods {
+            text.push_str(&format!(
+                "
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: p{number}, namespace: ns, labels: {{a: b}}}}
+spec: {{containers: [{{name: c, resources: {{requests: {{cpu: 100m}}}}}}]}}
+status: {{phase: Running, startTime: '2025-12-31T00:00:00Z', conditions: [{{type: Ready, status: 'True'}}]}}"
+            ));
+        }
+        Simulation::new(&text)
+    }
+
+    fn run(simulation: &mut Simulation, usage: i64) -> (Value, Value) {
+        let controller = HorizontalPodAutoscalerController::new(Arc::new(Busy(usage)));
+        simulation.step(&controller, &ObjectRef::new("ns", "h"));
+        let value = |resource: &str, name: &str| simulation.value(resource, "ns", name).unwrap();
+        (
+            value("horizontalpodautoscalers.autoscaling", "h")["status"].clone(),
+            value("deployments.apps", "d")["spec"].clone(),
+        )
+    }
+
+    fn reason(status: &Value, kind: &str) -> String {
+        let conditions = condition::of(status);
+        condition::find(&conditions, kind)
+            .map(|condition| condition["reason"].as_str().unwrap().to_owned())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_busy_target_grows_and_says_why() {
+        let (status, spec) = run(&mut world(2, 2), 100);
+        assert_eq!((&status["desiredReplicas"], &spec["replicas"]), (&json!(4), &json!(4)));
+        assert_eq!(
+            status["currentMetrics"][0]["resource"]["current"],
+            json!({"averageUtilization": 100, "averageValue": "100m"})
+        );
+        assert_eq!(reason(&status, "ScalingActive"), "ValidMetricFound");
+        assert_eq!(reason(&status, "AbleToScale"), "SucceededRescale");
+        let (status, _) = run(&mut world(2, 2), 1000);
+        assert_eq!(
+            (&status["desiredReplicas"], reason(&status, "ScalingLimited").as_str()),
+            (&json!(5), "TooManyReplicas")
+        );
+    }
+
+    #[test]
+    fn a_stopped_or_missing_target_is_left_alone() {
+        let (status, spec) = run(&mut world(0, 0), 100);
+        assert_eq!((reason(&status, "ScalingActive").as_str(), &spec["replicas"]), ("ScalingDisabled", &json!(0)));
+        let (status, _) = run(&mut world(2, 0), 100);
+        assert_eq!(reason(&status, "ScalingActive"), "FailedGetResourceMetric");
+    }
+
+    #[test]
+    fn a_target_outside_its_bounds_is_brought_back() {
+        let (status, spec) = run(&mut world(9, 0), 0);
+        assert_eq!((&spec["replicas"], &status["desiredReplicas"]), (&json!(5), &json!(5)));
+    }
+}

@@ -1,0 +1,247 @@
+//! How many replicas a resource metric asks for: upstream's arithmetic, pure.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use skiff_api::Quantity;
+
+use super::PodUsage;
+
+/// Deviation from the target that is left alone.
+const TOLERANCE: f64 = 0.1;
+/// A starting pod's use of the processor says little for this long.
+const CPU_INITIALIZATION: SignedDuration = SignedDuration::from_secs(300);
+/// A pod that became unready this soon was never ready.
+const INITIAL_READINESS: SignedDuration = SignedDuration::from_secs(30);
+
+/// What is measured, of which container, against what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource<'a> {
+    /// `cpu` or `memory`.
+    pub name: &'a str,
+    /// Of this container alone.
+    pub container: Option<&'a str>,
+    pub target: Target,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// Percent of what pods request.
+    Utilization(i64),
+    /// Thousandths per pod.
+    Average(i64),
+}
+
+/// What a metric says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proposal {
+    pub replicas: i64,
+    /// Percent of requests; `None` without such a target.
+    pub utilization: Option<i64>,
+    /// Thousandths, on average of the pods that count.
+    pub average: i64,
+}
+
+/// A pod with the numbers that count.
+struct Measured {
+    usage: Option<i64>,
+    request: i64,
+    unready: bool,
+}
+
+/// The replicas wanted, given what runs; an error names why nothing can be said.
+pub fn propose(
+    resource: &Resource<'_>,
+    current: i64,
+    pods: &[&Pod],
+    usage: &BTreeMap<String, PodUsage>,
+    now: Timestamp,
+) -> Result<Proposal, String> {
+    let counted: Vec<&&Pod> = pods.iter().filter(|pod| !is_ignored(pod)).collect();
+    if counted.is_empty() {
+        return Err("no pods returned by selector while calculating replica count".to_owned());
+    }
+    let mut measured = Vec::with_capacity(counted.len());
+    for pod in counted {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let found = usage.get(name);
+        let value = found.and_then(|usage| value_of(resource, usage));
+        let request = if let Target::Utilization(_) = resource.target { request_of(resource, pod)? } else { 0 };
+        measured.push(Measured { usage: value, request, unready: is_unready(resource, pod, found, now) });
+    }
+    decide(resource, current, &measured)
+}
+
+fn decide(resource: &Resource<'_>, current: i64, pods: &[Measured]) -> Result<Proposal, String> {
+    let settled: Vec<(i64, i64)> =
+        pods.iter().filter(|pod| !pod.unready).filter_map(|pod| Some((pod.usage?, pod.request))).collect();
+    if settled.is_empty() {
+        return Err("did not receive metrics for targeted pods (pods might be unready)".to_owned());
+    }
+    let (ratio, utilization, average) = ratio(resource.target, settled.iter().copied())?;
+    let with = |replicas: i64| Proposal { replicas, utilization, average };
+    let (unready, missing) =
+        (pods.iter().any(|pod| pod.unready), pods.iter().any(|pod| pod.usage.is_none() && !pod.unready));
+    let rising = ratio > 1.0;
+    if !missing && !(unready && rising) {
+        let within = (1.0 - ratio).abs() <= TOLERANCE;
+        return Ok(with(if within { current } else { ceil(ratio * settled.len() as f64) }));
+    }
+    // Pods of which nothing is known count against any change: as idle when
+    // scaling up, as fully used when scaling down.
+    let assumed = pods.iter().filter_map(|pod| match (pod.usage, pod.unready) {
+        (Some(usage), false) => Some((usage, pod.request)),
+        (_, true) => rising.then_some((0, pod.request)),
+        (None, false) if rising => Some((0, pod.request)),
+        (None, false) => Some((full(resource.target, pod.request), pod.request)),
+    });
+    let assumed: Vec<(i64, i64)> = assumed.collect();
+    let (new_ratio, ..) = self::ratio(resource.target, assumed.iter().copied())?;
+    if (1.0 - new_ratio).abs() <= TOLERANCE || rising != (new_ratio > 1.0) {
+        return Ok(with(current));
+    }
+    let wanted = ceil(new_ratio * assumed.len() as f64);
+    let turned = (new_ratio < 1.0 && wanted > current) || (new_ratio > 1.0 && wanted < current);
+    Ok(with(if turned { current } else { wanted }))
+}
+
+/// What a pod is taken to use when it may not be scaled away.
+fn full(target: Target, request: i64) -> i64 {
+    match target {
+        Target::Utilization(percent) => request * percent.max(100) / 100,
+        Target::Average(value) => value,
+    }
+}
+
+/// Use over target, percent of requests, average.
+fn ratio(target: Target, pods: impl Iterator<Item = (i64, i64)>) -> Result<(f64, Option<i64>, i64), String> {
+    let (mut used, mut requested, mut count) = (0, 0, 0);
+    for (usage, request) in pods {
+        used += usage;
+        requested += request;
+        count += 1;
+    }
+    let average = used / count.max(1);
+    match target {
+        Target::Utilization(percent) => {
+            if requested == 0 {
+                return Err("no metrics returned matched known pods".to_owned());
+            }
+            let utilization = used * 100 / requested;
+            Ok((utilization as f64 / percent.max(1) as f64, Some(utilization), average))
+        }
+        Target::Average(value) => Ok((average as f64 / value.max(1) as f64, None, average)),
+    }
+}
+
+fn ceil(value: f64) -> i64 {
+    value.ceil() as i64
+}
+
+fn is_ignored(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_some() || phase == Some("Failed")
+}
+
+fn value_of(resource: &Resource<'_>, usage: &PodUsage) -> Option<i64> {
+    let mut containers =
+        usage.containers.iter().filter(|(name, _)| resource.container.is_none_or(|wanted| wanted == *name)).peekable();
+    containers.peek()?;
+    Some(containers.map(|(_, used)| if resource.name == "cpu" { used.cpu_milli } else { used.memory_milli }).sum())
+}
+
+/// Thousandths a pod asks for; every container must say.
+fn request_of(resource: &Resource<'_>, pod: &Pod) -> Result<i64, String> {
+    let mut sum = 0;
+    let (name, namespace) = (pod.metadata.name.as_deref(), pod.metadata.namespace.as_deref());
+    let restartable = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.init_containers.iter().flatten())
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    for container in pod.spec.iter().flat_map(|spec| &spec.containers).chain(restartable) {
+        if resource.container.is_some_and(|wanted| wanted != container.name) {
+            continue;
+        }
+        let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        let request = requests.and_then(|requests| requests.get(resource.name));
+        let Some(request) = request.and_then(|request| request.0.parse::<Quantity>().ok()) else {
+            return Err(format!(
+                "missing request for {} in container {} of Pod {}",
+                resource.name,
+                container.name,
+                name.unwrap_or_default()
+            ));
+        };
+        sum += request.milli_value();
+    }
+    if resource.container.is_some() && sum == 0 {
+        return Err(format!(
+            "container {} not found in pod {}/{}",
+            resource.container.unwrap_or_default(),
+            namespace.unwrap_or_default(),
+            name.unwrap_or_default()
+        ));
+    }
+    Ok(sum)
+}
+
+fn is_unready(resource: &Resource<'_>, pod: &Pod, usage: Option<&PodUsage>, now: Timestamp) -> bool {
+    let Some(status) = &pod.status else { return true };
+    if status.phase.as_deref() == Some("Pending") {
+        return true;
+    }
+    let Some(usage) = usage else { return false };
+    if resource.name != "cpu" {
+        return false;
+    }
+    let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+    let (Some(ready), Some(start)) = (ready, &status.start_time) else { return true };
+    let since = ready.last_transition_time.as_ref().map_or(start.0, |time| time.0);
+    if now.duration_since(start.0) < CPU_INITIALIZATION {
+        return ready.status != "True" || usage.at.duration_since(since) < usage.window;
+    }
+    ready.status != "True" && since.duration_since(start.0) < INITIAL_READINESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CPU: Resource<'static> = Resource { name: "cpu", container: None, target: Target::Utilization(50) };
+
+    fn pods(numbers: &[(Option<i64>, bool)]) -> Vec<Measured> {
+        numbers.iter().map(|(usage, unready)| Measured { usage: *usage, request: 1000, unready: *unready }).collect()
+    }
+
+    fn wanted(current: i64, numbers: &[(Option<i64>, bool)]) -> i64 {
+        decide(&CPU, current, &pods(numbers)).unwrap().replicas
+    }
+
+    #[test]
+    fn use_over_target_gives_the_count() {
+        assert_eq!(wanted(2, &[(Some(900), false), (Some(700), false)]), 4, "80% of 50%");
+        assert_eq!(wanted(2, &[(Some(520), false), (Some(500), false)]), 2, "within the tolerance");
+        assert_eq!(wanted(4, &[(Some(100), false); 4]), 1);
+    }
+
+    #[test]
+    fn the_unknown_counts_against_a_change() {
+        assert_eq!(wanted(2, &[(Some(900), false), (None, false)]), 2, "0 of the other: 45% in all");
+        assert_eq!(wanted(2, &[(Some(300), false), (None, false)]), 2, "all of the other: 65% in all");
+        assert_eq!(wanted(3, &[(Some(900), false), (Some(900), false), (None, true)]), 4, "an unready one as idle");
+        assert_eq!(
+            wanted(3, &[(Some(100), false), (Some(100), false), (Some(900), true)]),
+            1,
+            "not counted when falling"
+        );
+    }
+
+    #[test]
+    fn nothing_known_is_an_error() {
+        assert!(decide(&CPU, 1, &pods(&[(None, false)])).unwrap_err().starts_with("did not receive metrics"));
+        let none = propose(&CPU, 1, &[], &BTreeMap::new(), Timestamp::UNIX_EPOCH);
+        assert!(none.unwrap_err().starts_with("no pods returned"));
+    }
+}
