@@ -53,19 +53,31 @@ pub fn write(folder: &Path) -> Result<SystemImage, FileError> {
         move |source| FileError::new(action, &path, source)
     };
     let executable = Path::new("/proc/self/exe");
+    let identity = identity(executable).map_err(fail("read", executable))?;
+    let stamp = folder.join(format!(".{ARCHIVE}.reference"));
+    if archive.is_file()
+        && let Ok(text) = fs::read_to_string(&stamp)
+        && let Some((reference, of)) = text.split_once(' ')
+        && of == identity
+    {
+        return Ok(SystemImage { reference: reference.to_owned(), archive });
+    }
     let program = own_program(executable).map_err(fail("read", executable))?;
     let reference = format!("{REPOSITORY}:{}", &hex_sha256(&program)[..16]);
-    let stamp = folder.join(format!(".{ARCHIVE}.reference"));
-    if archive.is_file() && fs::read_to_string(&stamp).is_ok_and(|have| have == reference) {
-        return Ok(SystemImage { reference, archive });
-    }
     fs::create_dir_all(folder).map_err(fail("create", folder))?;
     let temporary = folder.join(format!(".{ARCHIVE}.tmp"));
     let file = File::create(&temporary).map_err(fail("create", &temporary))?;
     write_archive(file, &program, &reference).map_err(fail("write", &temporary))?;
     fs::rename(&temporary, &archive).map_err(fail("move", &archive))?;
-    fs::write(&stamp, &reference).map_err(fail("write", &stamp))?;
+    fs::write(&stamp, format!("{reference} {identity}")).map_err(fail("write", &stamp))?;
     Ok(SystemImage { reference, archive })
+}
+
+/// Differs between executables without reading them: a start does not hash tens of megabytes again.
+fn identity(path: &Path) -> io::Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let file = fs::metadata(path)?;
+    Ok(format!("{}-{}-{}-{}.{}", file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
 }
 
 /// The executable without its payload: nodes have that on disk already.
@@ -84,26 +96,41 @@ fn hex_sha256(bytes: &[u8]) -> String {
     skiff_api::hex::encode(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
+/// A file of the image, under its hash.
+struct Blob {
+    digest: String,
+    content: Vec<u8>,
+}
+
+impl Blob {
+    fn new(content: Vec<u8>) -> Blob {
+        Blob { digest: hex_sha256(&content), content }
+    }
+
+    fn descriptor(&self, media_type: &str) -> serde_json::Value {
+        json!({"mediaType": media_type, "digest": format!("sha256:{}", self.digest), "size": self.content.len()})
+    }
+}
+
 /// An OCI image layout in a tar archive: one layer, one manifest.
 fn write_archive(output: impl Write, program: &[u8], reference: &str) -> io::Result<()> {
-    let layer = layer(program)?;
-    let layer_digest = hex_sha256(&layer);
+    let layer = Blob::new(layer(program)?);
     let config = json!({
         "architecture": architecture(), "os": "linux",
         "config": {
             "Entrypoint": ["/pause"], "Env": ["PATH=/"], "WorkingDir": "/",
         },
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", layer.digest)]},
         "history": [{"created_by": "skiff"}],
     });
-    let config = serde_json::to_vec(&config)?;
+    let config = Blob::new(serde_json::to_vec(&config)?);
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        "config": config.descriptor("application/vnd.oci.image.config.v1+json"),
+        "layers": [layer.descriptor("application/vnd.oci.image.layer.v1.tar")],
     });
-    let manifest = serde_json::to_vec(&manifest)?;
-    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+    let manifest = Blob::new(serde_json::to_vec(&manifest)?);
+    let mut entry = manifest.descriptor("application/vnd.oci.image.manifest.v1+json");
     entry["annotations"] = json!({
         "io.containerd.image.name": reference,
         "org.opencontainers.image.ref.name": reference.rsplit(':').next().unwrap_or_default(),
@@ -114,7 +141,7 @@ fn write_archive(output: impl Write, program: &[u8], reference: &str) -> io::Res
     add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     add("index.json", &index)?;
     for blob in [&config, &manifest, &layer] {
-        add(&format!("blobs/sha256/{}", hex_sha256(blob)), blob)?;
+        add(&format!("blobs/sha256/{}", blob.digest), &blob.content)?;
     }
     archive.into_inner()?.flush()
 }
@@ -143,10 +170,6 @@ fn header(size: u64, mode: u32) -> tar::Header {
     header
 }
 
-fn descriptor(media_type: &str, content: &[u8]) -> serde_json::Value {
-    json!({"mediaType": media_type, "digest": format!("sha256:{}", hex_sha256(content)), "size": content.len()})
-}
-
 /// Go's name of this machine.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
@@ -159,6 +182,18 @@ fn architecture() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_written_once_and_again_for_another_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = write(folder.path()).unwrap();
+        let written = fs::metadata(&first.archive).unwrap().modified().unwrap();
+        assert_eq!(write(folder.path()).unwrap(), first);
+        assert_eq!(fs::metadata(&first.archive).unwrap().modified().unwrap(), written);
+        fs::write(folder.path().join(".skiff-system.tar.reference"), "docker.io/skiff/system:old 1-2-3-4.5").unwrap();
+        assert_eq!(write(folder.path()).unwrap(), first, "named by its content");
+        assert_ne!(fs::metadata(&first.archive).unwrap().modified().unwrap(), written);
+    }
 
     #[test]
     fn the_archive_is_an_image_layout_whose_digests_hold() {
