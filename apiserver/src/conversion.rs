@@ -5,7 +5,7 @@
 //! conversion webhook differ in `apiVersion` alone.
 
 use serde_json::{Map, Value, json};
-use skiff_api::Resource;
+use skiff_api::{Resource, resource::Origin};
 
 /// Old and new names of an event's fields.
 const EVENT_FIELDS: [(&str, &str); 6] = [
@@ -36,6 +36,11 @@ pub fn to_row(mut object: Value, row: &Resource) -> Value {
         _ => {}
     }
     object["apiVersion"] = Value::String(target);
+    // The other version prints other fields when they are unset.
+    if let Some(root) = row.schema.as_ref().filter(|_| row.origin == Origin::BuiltIn) {
+        skiff_api::codec::json::minimize(root, &mut object);
+        skiff_api::codec::json::canonicalize(root, &mut object);
+    }
     object
 }
 

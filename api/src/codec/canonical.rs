@@ -62,7 +62,10 @@ fn canonical_message(schema: &Schema, id: MessageId, fields: &mut Map<String, Va
             Some(value) => {
                 canonical_kind(schema, &field.kind, value);
                 if field.omit_empty && !field.pointer && is_empty(&field.kind, value) {
-                    fields.remove(name);
+                    match filler(schema, field) {
+                        Some(filler) => *value = filler,
+                        None => drop(fields.remove(name)),
+                    }
                 }
             }
             None => {
@@ -115,6 +118,10 @@ fn filler(schema: &Schema, field: &Field) -> Option<Value> {
         (Kind::Scalar(scalar @ (Scalar::Quantity | Scalar::IntOrString | Scalar::Duration)), false) => {
             Some(zero(*scalar))
         }
+        // Times are structures too; only this one is tagged to be left out when zero.
+        (Kind::Scalar(Scalar::Time | Scalar::MicroTime), false) => {
+            (field.json != "creationTimestamp").then_some(Value::Null)
+        }
         (Kind::Scalar(scalar), false) => (!field.omit_empty).then(|| zero(*scalar)),
         (Kind::List { .. } | Kind::Map { .. }, false) => (!field.omit_empty).then_some(Value::Null),
     }
@@ -165,6 +172,19 @@ mod tests {
         assert_eq!(value["spec"]["template"]["spec"]["containers"][0], json!({"name": "c", "resources": {}}));
         assert_eq!(value["spec"]["template"]["metadata"], json!({}));
         assert!(value["spec"].get("paused").is_none());
+    }
+
+    #[test]
+    fn times_that_are_unset_print_as_null() {
+        let mut event = json!({"metadata": {"name": "e"}});
+        canonicalize(&root("", "v1", "Event"), &mut event);
+        assert_eq!((&event["eventTime"], &event["firstTimestamp"]), (&Value::Null, &Value::Null));
+        assert!(event.as_object().unwrap().contains_key("lastTimestamp"));
+        assert!(event["metadata"].get("creationTimestamp").is_none());
+        let mut pod = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        canonicalize(&root("", "v1", "Pod"), &mut pod);
+        assert_eq!(pod["status"]["conditions"][0]["lastProbeTime"], Value::Null);
+        assert!(pod["status"].get("startTime").is_none(), "a pointer is left out");
     }
 
     #[test]

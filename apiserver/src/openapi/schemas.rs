@@ -202,8 +202,24 @@ impl Collector {
         match kind {
             Kind::Scalar(scalar) => self.scalar(*scalar),
             Kind::Message(id) => {
-                let name = self.message(*id);
-                self.reference(&name)
+                let message = Schema::builtin().get(*id);
+                // A copy of an atomic message whose fields have owners of their own.
+                match message.name.strip_suffix('%') {
+                    Some(base) => {
+                        let component = self.named(&message.package, base);
+                        let reference = self.reference(&component);
+                        let mut schema = match self.dialect {
+                            Dialect::V2 => reference,
+                            Dialect::V3 => json!({"allOf": [reference]}),
+                        };
+                        schema["x-kubernetes-map-type"] = "granular".into();
+                        schema
+                    }
+                    None => {
+                        let name = self.message(*id);
+                        self.reference(&name)
+                    }
+                }
             }
             Kind::List { element, list_type, .. } => {
                 let mut schema = json!({"type": "array", "items": self.value(element)});
