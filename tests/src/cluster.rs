@@ -29,6 +29,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(40);
 #[derive(Clone, Debug, Default)]
 pub struct ClusterOptions {
     pub agent: bool,
+    /// The server runs no node: an API server with its controllers.
+    pub without_nodes: bool,
     pub server_arguments: Vec<String>,
     /// The test server's program, for images that need it.
     pub agnhost: Option<PathBuf>,
@@ -91,7 +93,11 @@ impl Cluster {
         }
         let begun = Instant::now();
         cluster.start_server()?;
-        cluster.wait_ready("server")?;
+        if cluster.options.without_nodes {
+            cluster.wait_serving()?;
+        } else {
+            cluster.wait_ready("server")?;
+        }
         cluster.cold_start = begun.elapsed();
         if cluster.agent.is_some() {
             cluster.start_agent()?;
@@ -109,6 +115,7 @@ impl Cluster {
             .arg(host.folder.join("data"))
             .args(["--config", "/dev/null", "--node-ip", SERVER_ADDRESS, "--write-kubeconfig"])
             .arg(self.kubeconfig())
+            .args(self.options.without_nodes.then_some("--disable-agent"))
             .args(&self.options.server_arguments);
         self.server_process = Some(Process::spawn(command, &host.folder.join("log"))?);
         Ok(())
@@ -208,6 +215,19 @@ impl Cluster {
             return payload;
         }
         std::env::var_os("SKIFF_KUBECTL").map_or_else(|| PathBuf::from("kubectl"), PathBuf::from)
+    }
+
+    /// Waits until the API server is ready and pods can be created in its first namespace.
+    fn wait_serving(&self) -> Result<()> {
+        eventually("the API server is ready", READY_LIMIT, || {
+            if !self.kubeconfig().exists() {
+                bail!("no kubeconfig yet");
+            }
+            self.kubectl().run(&["get", "--raw", "/readyz"])?;
+            self.kubectl().get(&["serviceaccount", "default", "--namespace", "default"])
+        })
+        .map(drop)
+        .map_err(|error| error.context(self.last_log_lines()))
     }
 
     /// Waits for a node's Ready condition.

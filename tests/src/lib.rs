@@ -5,7 +5,9 @@ pub mod cluster;
 pub mod host;
 pub mod image;
 pub mod kubectl;
+pub mod packages;
 pub mod runner;
+pub mod transcript;
 pub mod wait;
 
 pub use cluster::{Cluster, ClusterOptions};
