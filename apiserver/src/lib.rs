@@ -42,6 +42,7 @@ mod table;
 pub mod version;
 pub mod warnings;
 mod watch_cache;
+mod webhook;
 mod wire;
 
 pub use authn::{TokenIssuer, UserInfo};

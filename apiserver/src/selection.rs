@@ -41,6 +41,11 @@ impl Selection {
         self
     }
 
+    /// Without what it says of fields.
+    pub fn without_fields(&self) -> Selection {
+        Selection { fields: FieldSelector::default(), ..self.clone() }
+    }
+
     /// Whether nothing but the namespace selects.
     pub fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()

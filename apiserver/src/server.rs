@@ -38,6 +38,7 @@ use crate::{
     storage::Backend,
     version::VersionInfo,
     warnings::Warnings,
+    webhook::Webhooks,
 };
 
 /// The way to kubelets and pods.
@@ -175,8 +176,8 @@ impl ApiServer {
                 .with_aggregator(Arc::clone(&aggregator)),
             openapi: OpenApi::new(Arc::clone(&resources), &config.version.git_version)
                 .with_aggregator(Arc::clone(&aggregator)),
+            custom: CustomResources::new(Arc::clone(&store), Webhooks::new(Arc::clone(&aggregator))),
             aggregator,
-            custom: CustomResources::new(Arc::clone(&store)),
             store,
             caches,
             resources,

@@ -58,6 +58,11 @@ impl CacheEvent {
         }
     }
 
+    /// The same change of an object as it is seen in another version.
+    pub fn showing(&self, object: Arc<Object>, old: Option<Arc<Object>>) -> CacheEvent {
+        CacheEvent { object, old, left: OnceLock::new(), ..*self }
+    }
+
     fn left(&self) -> Option<Arc<Object>> {
         let make = || {
             let old = self.old.as_ref()?;

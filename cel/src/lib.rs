@@ -40,3 +40,18 @@ pub use library::authorizer::{Ask, Authorize, Decided, authorizer_value, resourc
 pub use program::Program;
 pub use types::{FieldType, ListKind, ListType, ObjectType, Type, escape};
 pub use value::{Entries, List, Map, Text, Value};
+
+/// Whether a text is a URL as `isURL` says.
+pub fn is_url(text: &str) -> bool {
+    library::is_url(text)
+}
+
+/// Whether a text is a duration (`1h30m`).
+pub fn is_duration(text: &str) -> bool {
+    time::duration(text).is_some()
+}
+
+/// Whether a text is a timestamp (RFC 3339) or a date.
+pub fn is_timestamp(text: &str) -> bool {
+    time::timestamp(text).is_some()
+}

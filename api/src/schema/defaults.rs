@@ -26,7 +26,10 @@ fn message(schema: &Schema, id: MessageId, fields: &mut Map<String, Value>, dept
             Some(value) if !value.is_null() => below(schema, &field.kind, value, depth),
             _ => {
                 if let Some(default) = visible_default(field) {
-                    fields.insert(field.json.to_string(), default.clone());
+                    // A default such as `{}` has defaults of its own.
+                    let mut default = default.clone();
+                    below(schema, &field.kind, &mut default, depth);
+                    fields.insert(field.json.to_string(), default);
                 }
             }
         }

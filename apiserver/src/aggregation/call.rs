@@ -111,7 +111,8 @@ impl Aggregator {
         Ok((parts.status, parts.headers, bytes))
     }
 
-    async fn connect(&self, service: &ServiceReference, tls: &TlsConnector) -> Result<BoxedIo, Status> {
+    /// An encrypted connection to one of the endpoints of a service.
+    pub(crate) async fn connect(&self, service: &ServiceReference, tls: &TlsConnector) -> Result<BoxedIo, Status> {
         let dialer =
             self.dialer.as_ref().ok_or_else(|| Status::service_unavailable("this server has no way to services"))?;
         let endpoint = self.endpoint(service).await?;

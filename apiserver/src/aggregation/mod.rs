@@ -40,7 +40,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{proxy::NodeDialer, registry::value::field, request_info::RequestInfo};
 
-pub(crate) use remote::Remote;
+pub(crate) use remote::{Remote, ServiceReference};
+pub(crate) use trust::client_config;
 
 const API_SERVICES: GroupResource = GroupResource::new("apiregistration.k8s.io", "apiservices");
 const API_SERVICES_V1: GroupVersionResource = GroupVersionResource::new("apiregistration.k8s.io", "v1", "apiservices");

@@ -6,30 +6,48 @@
 //! cache), then the condition `Established`. A definition being deleted loses
 //! its objects first, then its finalizer, then its rows.
 
+pub(crate) mod check;
 mod conditions;
+pub(crate) mod field_path;
+mod formats;
+mod kind;
+mod nulls;
+mod review;
+pub(crate) mod rules;
 pub(crate) mod schema_validation;
 mod strategy;
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
-use serde_json::Value;
-use skiff_api::{GroupResource, Object, Resource, Status, resources::custom};
+use serde_json::{Value, json};
+use skiff_api::{GroupResource, Object, Resource, Status, resource::Origin};
 use skiff_client::StoreEvent;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use conditions::Taken;
 
 use crate::{
     authn::UserInfo,
     options::{DeleteOptions, WriteOptions},
     registry::{
-        meta,
+        Custom, meta,
         store::{Store, WriteRequest},
         write::Edited,
     },
     warnings::Warnings,
+    webhook::Webhooks,
 };
 
+pub(crate) use formats::KNOWN as FORMATS;
+pub(crate) use kind::CustomKind;
 pub(crate) use strategy::{CustomScale, CustomStrategy};
 
 /// Keeps a definition until its objects are gone.
@@ -48,18 +66,33 @@ fn storage(definition: &Value) -> GroupResource {
 
 const DEFINITIONS: GroupResource = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
 
+/// A definition that is served.
+struct Served {
+    resource: GroupResource,
+    /// Of its spec with the names it got.
+    fingerprint: u64,
+}
+
+fn fingerprint(spec: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    spec.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Follows the definitions.
 pub(crate) struct CustomResources {
     store: Arc<Store>,
+    webhooks: Webhooks,
     user: UserInfo,
     /// All definitions known at start are served.
     ready: watch::Sender<bool>,
 }
 
 impl CustomResources {
-    pub fn new(store: Arc<Store>) -> CustomResources {
+    pub fn new(store: Arc<Store>, webhooks: Webhooks) -> CustomResources {
         CustomResources {
             store,
+            webhooks,
             user: UserInfo::new("system:apiserver", &["system:masters"]),
             ready: watch::Sender::new(false),
         }
@@ -82,7 +115,7 @@ impl CustomResources {
         let Some(definitions) = self.store.snapshot().store(&DEFINITIONS) else { return };
         let mut changes = definitions.subscribe();
         definitions.wait_synced().await;
-        let mut served: HashMap<String, GroupResource> = HashMap::new();
+        let mut served: HashMap<String, Served> = HashMap::new();
         let mut again = self.all(&definitions, &mut served).await;
         self.ready.send_replace(true);
         loop {
@@ -99,14 +132,15 @@ impl CustomResources {
                 Some(StoreEvent::Applied { new, .. }) => !self.one(&new, &mut served).await,
                 Some(StoreEvent::Deleted(last)) => {
                     self.remove(&last.meta.name, &mut served);
-                    false
+                    // Its names are free for others now.
+                    self.all(&definitions, &mut served).await
                 }
             };
         }
     }
 
     /// Handles every definition; true when some must be tried again.
-    async fn all(&self, definitions: &skiff_client::Store, served: &mut HashMap<String, GroupResource>) -> bool {
+    async fn all(&self, definitions: &skiff_client::Store, served: &mut HashMap<String, Served>) -> bool {
         let present = definitions.list(None);
         let gone: Vec<String> =
             served.keys().filter(|name| !present.iter().any(|object| object.meta.name == **name)).cloned().collect();
@@ -121,7 +155,7 @@ impl CustomResources {
     }
 
     /// Handles one definition; false when it must be tried again.
-    async fn one(&self, object: &Arc<Object>, served: &mut HashMap<String, GroupResource>) -> bool {
+    async fn one(&self, object: &Arc<Object>, served: &mut HashMap<String, Served>) -> bool {
         let result = match object.value() {
             Ok(definition) if object.meta.is_deleting() => self.clean_up(&definition).await,
             Ok(definition) => self.serve(&definition, served).await,
@@ -133,37 +167,62 @@ impl CustomResources {
         result.is_ok()
     }
 
-    async fn serve(&self, definition: &Value, served: &mut HashMap<String, GroupResource>) -> Result<(), Status> {
+    async fn serve(&self, definition: &Value, served: &mut HashMap<String, Served>) -> Result<(), Status> {
         let resource = storage(definition);
-        let conflict = self.conflict(definition, &resource);
-        if conflict.is_none() {
-            let rows = custom::rows(definition).map_err(Status::internal)?;
-            self.store.caches.add(resource.clone()).await?;
-            self.store.registry.serve_custom(
-                &resource,
-                Arc::new(CustomStrategy::new(definition)),
-                CustomScale::new(definition).map(|scale| Arc::new(scale) as _),
-            );
-            self.store.resources.replace(&resource, rows.into_iter().map(Arc::new).collect());
-            served.insert(meta::text(definition, "name").to_owned(), resource);
+        let names = conditions::names(definition, &self.taken(definition, &resource)?);
+        let established = conditions::is_true(&definition["status"], "Established");
+        if names.conflict.is_none() || established {
+            let mut named = definition.clone();
+            named["spec"]["names"] = names.accepted.clone();
+            let fingerprint = fingerprint(&named["spec"]);
+            let name = meta::text(definition, "name");
+            // What is served is replaced only when it changes: clients' caches depend on it.
+            if served.get(name).is_none_or(|served| served.fingerprint != fingerprint) {
+                self.install(&named, &resource).await?;
+                served.insert(name.to_owned(), Served { resource, fingerprint });
+            }
         }
-        let status = conditions::status(definition, conflict.as_deref(), jiff::Timestamp::now());
+        let status = conditions::status(definition, &names, jiff::Timestamp::now());
         if status != definition["status"] {
             self.write(definition, "status", &|object| object["status"] = status.clone()).await?;
         }
         Ok(())
     }
 
-    /// Why the names cannot be accepted: another resource of the group has them.
-    fn conflict(&self, definition: &Value, resource: &GroupResource) -> Option<String> {
-        let names = &definition["spec"]["names"];
+    /// Cache, behaviour, rows: in this order, so that nobody sees what is not complete.
+    async fn install(&self, definition: &Value, resource: &GroupResource) -> Result<(), Status> {
+        let kind = CustomKind::new(definition, &self.webhooks).map_err(Status::internal)?;
+        let rows = kind.served(definition);
+        self.store.caches.add(resource.clone()).await?;
+        self.store.registry.serve_custom(
+            resource,
+            Custom {
+                kind: Arc::new(kind),
+                strategy: Arc::new(CustomStrategy::new(definition)),
+                scale: CustomScale::new(definition).map(|scale| Arc::new(scale) as _),
+            },
+        );
+        self.store.resources.replace(resource, rows);
+        Ok(())
+    }
+
+    /// The names of the group that are not free: those accepted for other definitions, and built-in ones.
+    fn taken(&self, definition: &Value, resource: &GroupResource) -> Result<Taken, Status> {
+        let mut taken = Taken::default();
+        let own = meta::text(definition, "name");
+        let others = self.store.snapshot().store(&DEFINITIONS).map(|store| store.list(None)).unwrap_or_default();
+        for other in others.iter().filter(|other| other.meta.name != own) {
+            let other = other.value().map_err(Status::internal)?;
+            if other["spec"]["group"] == *resource.group {
+                taken.add(&other["status"]["acceptedNames"]);
+            }
+        }
         let table = self.store.resources.table();
-        let kind = names["kind"].as_str().unwrap_or_default();
-        let other = table
-            .rows()
-            .iter()
-            .find(|row| row.group == resource.group && row.group_resource() != *resource && row.kind == kind)?;
-        Some(format!("\"{kind}\" is already in use by {}", other.group_resource()))
+        for row in table.rows().iter().filter(|row| row.group == resource.group && row.origin != Origin::Custom) {
+            taken.add(&json!({"plural": row.plural, "singular": row.singular, "kind": row.kind,
+                "listKind": row.list_kind, "shortNames": row.short_names}));
+        }
+        Ok(taken)
     }
 
     async fn clean_up(&self, definition: &Value) -> Result<(), Status> {
@@ -171,7 +230,16 @@ impl CustomResources {
             return Ok(());
         }
         let resource = storage(definition);
-        if let Some(row) = self.store.resources.preferred(&resource)
+        // After a restart nothing is known of the objects yet.
+        if self.store.registry.custom_of(&resource).is_none() {
+            self.install(definition, &resource).await?;
+        }
+        let wanted = ("True", "InstanceDeletionInProgress", "CustomResource deletion is in progress");
+        let status = conditions::terminating(definition, wanted, jiff::Timestamp::now());
+        if status != definition["status"] {
+            self.write(definition, "status", &|object| object["status"] = status.clone()).await?;
+        }
+        if let Some(row) = self.store.registry.custom_of(&resource).and_then(|kind| kind.storage_row())
             && let Some(store) = self.store.snapshot().store(&resource)
         {
             let objects = store.list(None);
@@ -212,8 +280,8 @@ impl CustomResources {
         }
     }
 
-    fn remove(&self, name: &str, served: &mut HashMap<String, GroupResource>) {
-        if let Some(resource) = served.remove(name) {
+    fn remove(&self, name: &str, served: &mut HashMap<String, Served>) {
+        if let Some(Served { resource, .. }) = served.remove(name) {
             self.store.resources.replace(&resource, Vec::new());
             self.store.registry.forget_custom(&resource);
             self.store.caches.remove(&resource);

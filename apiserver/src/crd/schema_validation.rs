@@ -1,7 +1,12 @@
 //! Checks a custom resource against the OpenAPI schema of its definition.
 //!
 //! The parts of JSON Schema that structural schemas may use, with upstream's
-//! messages. Validation rules in CEL are not evaluated.
+//! messages. What did not change since the object was stored is not checked
+//! again, where old and new can be told to be the same (ratcheting): fields, map
+//! entries, and elements of lists with keys. Validation rules are evaluated by
+//! [`super::rules`].
+
+use std::collections::HashSet;
 
 use serde_json::Value;
 use skiff_api::Cause;
@@ -12,9 +17,9 @@ const DEPTH_MAX: usize = 100;
 const ERRORS_MAX: usize = 100;
 
 /// The field errors of a value.
-pub fn validate(schema: &Value, value: &Value) -> Vec<Cause> {
+pub fn validate(schema: &Value, value: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut errors = Vec::new();
-    Checker { errors: &mut errors }.check(schema, value, "", 0);
+    Checker { errors: &mut errors }.check(schema, value, old, "", 0);
     errors
 }
 
@@ -35,8 +40,8 @@ impl Checker<'_> {
         self.fail("FieldValueInvalid", path, format!("Invalid value: {}: {field} in body {what}", shown(value)));
     }
 
-    fn check(&mut self, schema: &Value, value: &Value, path: &str, depth: usize) {
-        if depth > DEPTH_MAX {
+    fn check(&mut self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, depth: usize) {
+        if depth > DEPTH_MAX || old == Some(value) {
             return;
         }
         if value.is_null() {
@@ -51,8 +56,8 @@ impl Checker<'_> {
         self.check_enum(schema, value, path);
         self.check_number(schema, value, path);
         self.check_text(schema, value, path);
-        self.check_list(schema, value, path, depth);
-        self.check_object(schema, value, path, depth);
+        self.check_list(schema, value, old, path, depth);
+        self.check_object(schema, value, old, path, depth);
         self.check_combinations(schema, value, path, depth);
     }
 
@@ -129,10 +134,10 @@ impl Checker<'_> {
     fn check_text(&mut self, schema: &Value, value: &Value, path: &str) {
         let Some(text) = value.as_str() else { return };
         let len = text.chars().count() as u64;
-        if let Some(min) = schema["minLength"].as_u64().filter(|min| len < *min) {
+        if let Some(min) = whole(schema, "minLength").filter(|min| len < *min) {
             self.invalid(path, value, &format!("should be at least {min} chars long"));
         }
-        if let Some(max) = schema["maxLength"].as_u64().filter(|max| len > *max) {
+        if let Some(max) = whole(schema, "maxLength").filter(|max| len > *max) {
             self.fail("FieldValueTooLong", path, format!("Too long: may not be more than {max} bytes"));
         }
         if let Some(pattern) = schema["pattern"].as_str() {
@@ -142,31 +147,38 @@ impl Checker<'_> {
                 self.invalid(path, value, &format!("should match '{pattern}'"));
             }
         }
-        if schema["format"] == "date-time" && text.parse::<jiff::Timestamp>().is_err() {
-            self.invalid(path, value, &format!("must be of type date-time: {text:?}"));
+        if let Some(format) = schema["format"].as_str()
+            && !super::formats::fits(format, text)
+        {
+            self.invalid(path, value, &format!("must be of type {format}: {text:?}"));
         }
     }
 
-    fn check_list(&mut self, schema: &Value, value: &Value, path: &str, depth: usize) {
+    fn check_list(&mut self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, depth: usize) {
         let Some(items) = value.as_array() else { return };
         let len = items.len() as u64;
-        if let Some(min) = schema["minItems"].as_u64().filter(|min| len < *min) {
+        if let Some(min) = whole(schema, "minItems").filter(|min| len < *min) {
             self.invalid(path, value, &format!("should have at least {min} items"));
         }
-        if let Some(max) = schema["maxItems"].as_u64().filter(|max| len > *max) {
+        if let Some(max) = whole(schema, "maxItems").filter(|max| len > *max) {
             self.fail("FieldValueTooMany", path, format!("Too many: {len}: must have at most {max} items"));
         }
+        let keys = list_keys(schema);
         let unique = schema["uniqueItems"] == true || schema["x-kubernetes-list-type"] == "set";
+        let before = old.and_then(Value::as_array).filter(|_| !keys.is_empty());
+        let mut seen = HashSet::new();
         for (index, item) in items.iter().enumerate() {
             let at = format!("{path}[{index}]");
-            if unique && items[..index].contains(item) {
-                self.fail("FieldValueDuplicate", &at, format!("Duplicate value: {}", shown(item)));
+            let identity = if keys.is_empty() { item.clone() } else { key_of(schema, item, &keys) };
+            if (unique || !keys.is_empty()) && !seen.insert(identity.to_string()) {
+                self.fail("FieldValueDuplicate", &at, format!("Duplicate value: {}", shown(&identity)));
             }
-            self.check(&schema["items"], item, &at, depth + 1);
+            let old = before.and_then(|before| super::rules::same_key(before, item, &keys));
+            self.check(&schema["items"], item, old, &at, depth + 1);
         }
     }
 
-    fn check_object(&mut self, schema: &Value, value: &Value, path: &str, depth: usize) {
+    fn check_object(&mut self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, depth: usize) {
         let Some(fields) = value.as_object() else { return };
         let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -175,32 +187,62 @@ impl Checker<'_> {
             }
         }
         let len = fields.len() as u64;
-        if let Some(min) = schema["minProperties"].as_u64().filter(|min| len < *min) {
+        if let Some(min) = whole(schema, "minProperties").filter(|min| len < *min) {
             self.invalid(path, value, &format!("should have at least {min} properties"));
         }
-        if let Some(max) = schema["maxProperties"].as_u64().filter(|max| len > *max) {
+        if let Some(max) = whole(schema, "maxProperties").filter(|max| len > *max) {
             self.fail("FieldValueTooMany", path, format!("Too many: {len}: must have at most {max} items"));
+        }
+        let embedded = schema["x-kubernetes-embedded-resource"] == true;
+        if embedded {
+            self.check_embedded(value, path);
         }
         for (name, field) in fields {
             // The machinery checks what belongs to every object.
-            if path.is_empty() && matches!(name.as_str(), "metadata" | "apiVersion" | "kind") {
+            if (path.is_empty() || embedded) && matches!(name.as_str(), "metadata" | "apiVersion" | "kind") {
                 continue;
             }
+            let old = old.and_then(|old| old.get(name));
             if let Some(property) = schema["properties"].get(name) {
-                self.check(property, field, &join(name), depth + 1);
+                self.check(property, field, old, &join(name), depth + 1);
             } else if schema["additionalProperties"].is_object() {
-                self.check(&schema["additionalProperties"], field, &join(name), depth + 1);
+                self.check(&schema["additionalProperties"], field, old, &join(name), depth + 1);
+            }
+        }
+    }
+
+    /// A resource inside of a resource has a type and metadata that could stand alone.
+    fn check_embedded(&mut self, value: &Value, path: &str) {
+        for name in ["apiVersion", "kind"] {
+            let text = value[name].as_str().unwrap_or_default();
+            if text.is_empty() {
+                self.fail(
+                    "FieldValueRequired",
+                    &format!("{path}.{name}"),
+                    "Required value: must not be empty".to_owned(),
+                );
+            } else if name == "apiVersion" && text.matches('/').count() > 1 {
+                let message = format!("Invalid value: {text:?}: unexpected GroupVersion string: {text}");
+                self.fail("FieldValueInvalid", &format!("{path}.{name}"), message);
+            }
+        }
+        for field in ["labels", "annotations"] {
+            for (name, text) in value["metadata"][field].as_object().into_iter().flatten() {
+                if !text.is_string() {
+                    let message = format!("Invalid value: {}: must be a string", shown(text));
+                    self.fail("FieldValueInvalid", &format!("{path}.metadata.{field}[{name}]"), message);
+                }
             }
         }
     }
 
     fn check_combinations(&mut self, schema: &Value, value: &Value, path: &str, depth: usize) {
         for part in schema["allOf"].as_array().into_iter().flatten() {
-            self.check(part, value, path, depth + 1);
+            self.check(part, value, None, path, depth + 1);
         }
         let fits = |part: &Value| {
             let mut errors = Vec::new();
-            Checker { errors: &mut errors }.check(part, value, path, depth + 1);
+            Checker { errors: &mut errors }.check(part, value, None, path, depth + 1);
             errors.is_empty()
         };
         if let Some(parts) = schema["anyOf"].as_array()
@@ -223,6 +265,28 @@ impl Checker<'_> {
             self.invalid(path, value, "must not validate the schema (not)");
         }
     }
+}
+
+/// A bound; definitions may write it as `5.0`.
+fn whole(schema: &Value, name: &str) -> Option<u64> {
+    let bound = &schema[name];
+    bound.as_u64().or_else(|| bound.as_f64().filter(|bound| *bound >= 0.0).map(|bound| bound as u64))
+}
+
+/// The keys of a `map` list.
+fn list_keys(schema: &Value) -> Vec<String> {
+    let keyed = schema["x-kubernetes-list-type"] == "map";
+    let keys = schema["x-kubernetes-list-map-keys"].as_array().filter(|_| keyed).into_iter().flatten();
+    keys.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// What identifies an element of a `map` list; defaults count for absent keys.
+fn key_of(schema: &Value, item: &Value, keys: &[String]) -> Value {
+    let value = |key: &String| {
+        let found = item.get(key).or_else(|| schema["items"]["properties"][key].get("default"));
+        found.map(|value| (key.clone(), value.clone()))
+    };
+    Value::Object(keys.iter().filter_map(value).collect())
 }
 
 fn type_name(value: &Value) -> &'static str {
@@ -252,7 +316,7 @@ mod tests {
     use super::*;
 
     fn fields(schema: &Value, value: &Value) -> Vec<String> {
-        validate(schema, value).into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+        validate(schema, value, None).into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
     }
 
     #[test]
@@ -290,5 +354,42 @@ mod tests {
         let nullable = json!({"type": "object", "properties": {"a": {"type": "string", "nullable": true}, "b": {"type": "string"}}});
         assert!(fields(&nullable, &json!({"a": null})).is_empty());
         assert_eq!(fields(&nullable, &json!({"b": null})).len(), 1);
+    }
+
+    #[test]
+    fn what_did_not_change_is_not_checked_again() {
+        let schema = json!({"type": "object", "properties": {
+            "a": {"type": "string", "maxLength": 1}, "b": {"type": "string"},
+            "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {"type": "object",
+                "properties": {"k": {"type": "string"}, "v": {"type": "integer", "maximum": 5}}}},
+            "plain": {"type": "array", "items": {"type": "integer", "maximum": 5}}}});
+        let old = json!({"a": "long", "b": "x", "keyed": [{"k": "1", "v": 9}], "plain": [9]});
+        let check = |new: &Value| -> Vec<String> {
+            validate(&schema, new, Some(&old)).into_iter().map(|cause| cause.field).collect()
+        };
+        assert!(
+            check(&json!({"a": "long", "b": "y", "keyed": [{"k": "2", "v": 1}, {"k": "1", "v": 9}], "plain": [9]}))
+                .is_empty()
+        );
+        assert_eq!(
+            check(&json!({"a": "longer", "keyed": [{"k": "1", "v": 8}], "plain": [9, 1]})),
+            ["a", "keyed[0].v", "plain[0]"]
+        );
+    }
+
+    #[test]
+    fn keys_are_unique_and_embedded_resources_complete() {
+        let schema = json!({"type": "object", "properties": {
+            "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k", "p"],
+                "items": {"type": "object", "properties": {"k": {"type": "string"}, "p": {"type": "string", "default": "TCP"}}}},
+            "pod": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}}});
+        assert_eq!(
+            fields(&schema, &json!({"keyed": [{"k": "a"}, {"k": "a", "p": "TCP"}, {"k": "a", "p": "UDP"}]})),
+            ["keyed[1]: Duplicate value: {\"k\":\"a\",\"p\":\"TCP\"}"]
+        );
+        assert_eq!(
+            fields(&schema, &json!({"pod": {"kind": "Pod"}})),
+            ["pod.apiVersion: Required value: must not be empty"]
+        );
     }
 }

@@ -6,37 +6,81 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 use skiff_api::{Cause, Status};
 
-use super::schema_validation;
+use super::{
+    nulls,
+    rules::{Pass, Rules},
+    schema_validation,
+};
 use crate::registry::{Operation, RequestContext, Strategy, View};
 
-/// Validates by version; the storage version's schema is in charge of what is stored.
+/// Validates by version: objects are checked in the version of the request.
 pub struct CustomStrategy {
-    /// OpenAPI schema by `apiVersion`.
-    schemas: HashMap<String, Value>,
+    /// By `apiVersion`.
+    versions: HashMap<String, Version>,
+}
+
+/// What one version asks for.
+struct Version {
+    schema: Value,
+    rules: Option<Rules>,
     /// Whether a `status` subresource keeps status out of generations.
     status: bool,
+    /// Warning of a deprecated version.
+    deprecation: Option<String>,
 }
 
 impl CustomStrategy {
     pub fn new(definition: &Value) -> CustomStrategy {
         let group = definition["spec"]["group"].as_str().unwrap_or_default();
-        let versions = || definition["spec"]["versions"].as_array().into_iter().flatten();
-        let schemas = versions()
-            .filter_map(|version| {
-                let name = version["name"].as_str()?;
-                Some((format!("{group}/{name}"), version["schema"].get("openAPIV3Schema")?.clone()))
-            })
-            .collect();
-        CustomStrategy { schemas, status: versions().any(|version| version["subresources"]["status"].is_object()) }
+        let kind = definition["spec"]["names"]["kind"].as_str().unwrap_or_default();
+        let versions = definition["spec"]["versions"].as_array().into_iter().flatten().filter_map(|version| {
+            let api_version = format!("{group}/{}", version["name"].as_str()?);
+            let schema = version["schema"].get("openAPIV3Schema").cloned().unwrap_or_default();
+            let rules = Rules::of(&schema);
+            let deprecated = version["deprecated"] == true;
+            let text = version["deprecationWarning"].as_str().map(str::to_owned);
+            let deprecation = text.unwrap_or_else(|| format!("{api_version} {kind} is deprecated"));
+            let status = version["subresources"]["status"].is_object();
+            Some((api_version, Version { schema, rules, status, deprecation: deprecated.then_some(deprecation) }))
+        });
+        CustomStrategy { versions: versions.collect() }
+    }
+
+    fn version(&self, object: &Value) -> Option<&Version> {
+        self.versions.get(object["apiVersion"].as_str().unwrap_or_default())
     }
 }
 
 impl Strategy for CustomStrategy {
-    fn validate(&self, context: &RequestContext<'_>, _op: Operation<'_>, object: &Value) -> Vec<Cause> {
-        let own = object["apiVersion"].as_str().unwrap_or_default();
-        // Without conversion, versions differ in name only: the request's schema judges.
-        let schema = self.schemas.get(context.api_version).or_else(|| self.schemas.get(own));
-        schema.map(|schema| schema_validation::validate(schema, object)).unwrap_or_default()
+    fn default(&self, _op: Operation<'_>, object: &mut Value) {
+        if let Some(version) = self.version(object) {
+            nulls::prune(&version.schema, object);
+        }
+    }
+
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let Some(version) = self.version(object) else { return Vec::new() };
+        let mut causes = schema_validation::validate(&version.schema, object, op.old());
+        // Rules assume that the types are right.
+        if causes.is_empty()
+            && let Some(rules) = &version.rules
+        {
+            let mut pass = Pass::new(false);
+            pass.run(rules, "", object, op.old());
+            causes.extend(pass.causes);
+        }
+        causes
+    }
+
+    fn warnings(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<String> {
+        let Some(version) = self.version(object) else { return Vec::new() };
+        let mut warnings: Vec<String> = version.deprecation.clone().into_iter().collect();
+        if let (Some(rules), Some(old)) = (&version.rules, op.old()) {
+            let mut pass = Pass::new(true);
+            pass.run(rules, "", object, Some(old));
+            warnings.extend(pass.warnings);
+        }
+        warnings
     }
 
     fn has_generation(&self, _object: &Value) -> bool {
@@ -44,7 +88,8 @@ impl Strategy for CustomStrategy {
     }
 
     fn bumps_generation(&self, old: &Value, new: &Value) -> bool {
-        let status_differs = !self.status && old.get("status") != new.get("status");
+        let isolated = self.version(new).is_some_and(|version| version.status);
+        let status_differs = !isolated && old.get("status") != new.get("status");
         status_differs || crate::registry::meta::spec_differs(old, new)
     }
 }

@@ -10,6 +10,7 @@ pub mod autoscaling;
 pub mod batch;
 pub mod builtin;
 pub mod certificates;
+pub mod cluster_trust_bundle;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
@@ -19,6 +20,7 @@ pub mod meta;
 pub mod names;
 pub mod networking;
 pub mod node_and_aggregation;
+pub mod pod_certificate_request;
 pub mod policy;
 pub mod rbac;
 mod remove;
@@ -73,9 +75,10 @@ pub struct Registry {
 }
 
 /// The behaviour of one custom resource.
-struct Custom {
-    strategy: Arc<dyn Strategy>,
-    scale: Option<Arc<dyn View>>,
+pub(crate) struct Custom {
+    pub kind: Arc<crate::crd::CustomKind>,
+    pub strategy: Arc<dyn Strategy>,
+    pub scale: Option<Arc<dyn View>>,
 }
 
 impl Registry {
@@ -101,8 +104,13 @@ impl Registry {
     }
 
     /// Registers (or replaces) the behaviour of a custom resource.
-    pub fn serve_custom(&self, resource: &GroupResource, strategy: Arc<dyn Strategy>, scale: Option<Arc<dyn View>>) {
-        self.custom.write().insert(resource.clone(), Custom { strategy, scale });
+    pub(crate) fn serve_custom(&self, resource: &GroupResource, custom: Custom) {
+        self.custom.write().insert(resource.clone(), custom);
+    }
+
+    /// The versions of a custom resource.
+    pub(crate) fn custom_of(&self, resource: &GroupResource) -> Option<Arc<crate::crd::CustomKind>> {
+        self.custom.read().get(resource).map(|custom| Arc::clone(&custom.kind))
     }
 
     /// Forgets a custom resource.

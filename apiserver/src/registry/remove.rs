@@ -51,7 +51,12 @@ impl Transformation for Remove<'_> {
         let value = old.value().map_err(Status::internal)?;
         let context = self.store.context(&self.request, &self.api_version);
         self.strategy.validate_delete(&context, &value)?;
-        self.admit(&value).await?;
+        let presented = self.store.present_one(row, old).await?;
+        if Arc::ptr_eq(&presented, old) {
+            self.admit(&value).await?;
+        } else {
+            self.admit(&presented.value().map_err(Status::internal)?).await?;
+        }
 
         let mut next = value.clone();
         let finalizers = meta::deletion_finalizers(&value, self.options.policy(), row.default_orphan);

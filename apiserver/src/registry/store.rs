@@ -10,13 +10,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
-use skiff_api::{GroupResource, Object, Resource, ResourceRegistry, Revision, Status};
+use skiff_api::{GroupResource, Object, Resource, ResourceRegistry, Revision, Status, resource::Origin};
 
 use super::{Registry, Strategy, strategy::RequestContext};
 use crate::{
     admission::Admission,
     authn::UserInfo,
     caches::{self, Caches},
+    crd::CustomKind,
     limits,
     options::WriteOptions,
     storage::{self, Backend, KeyValue, Swap, codec},
@@ -121,13 +122,48 @@ impl Store {
         self.registry.strategy_of(row.storage.as_ref().unwrap_or(&row.group_resource()))
     }
 
-    /// The row in whose version objects of `row` are stored.
+    /// The row in whose version objects of `row` are worked on: the stored one,
+    /// or, for custom resources, the one asked for. Those are converted when they are stored.
     pub(crate) fn storage_row(&self, row: &Arc<Resource>) -> Arc<Resource> {
+        if row.origin == Origin::Custom {
+            return Arc::clone(row);
+        }
         let found = match (&row.storage, &row.storage_version) {
             (Some(storage), Some((group, version))) => self.resources.lookup(group, version, &storage.resource),
             _ => None,
         };
         found.unwrap_or_else(|| Arc::clone(row))
+    }
+
+    fn custom(&self, row: &Resource) -> Option<Arc<CustomKind>> {
+        if row.origin != Origin::Custom {
+            return None;
+        }
+        self.registry.custom_of(row.storage.as_ref()?)
+    }
+
+    /// Stored objects as readers of this row see them. Built-in kinds are converted when they are written out.
+    pub(crate) async fn present(&self, row: &Resource, objects: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Status> {
+        match self.custom(row) {
+            Some(kind) => kind.present(row, objects).await,
+            None => Ok(objects),
+        }
+    }
+
+    /// One stored object as readers of this row see it.
+    pub(crate) async fn present_one(&self, row: &Resource, object: &Arc<Object>) -> Result<Arc<Object>, Status> {
+        match self.custom(row) {
+            Some(kind) => kind.present_one(row, object).await,
+            None => Ok(Arc::clone(object)),
+        }
+    }
+
+    /// An object of a write in the form in which it is stored.
+    pub(crate) async fn stored_form(&self, row: &Resource, object: Value) -> Result<Value, Status> {
+        match self.custom(row) {
+            Some(kind) => kind.to_storage(object).await,
+            None => Ok(object),
+        }
     }
 
     pub(crate) fn context<'a>(&'a self, request: &WriteRequest<'a>, api_version: &'a str) -> RequestContext<'a> {

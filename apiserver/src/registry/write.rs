@@ -214,11 +214,13 @@ impl Write<'_> {
         self.validate(Operation::Create, &object)?;
         self.admit_validated(&object, None).await?;
         let ttl_seconds = self.strategy.ttl_seconds(&object);
-        Ok(Change::Write { value: object, ttl_seconds })
+        let value = self.store.stored_form(self.request.row, object).await?;
+        Ok(Change::Write { value, ttl_seconds })
     }
 
     async fn change(&mut self, old: &Arc<Object>) -> Result<Change, Status> {
-        let old_value = old.value().map_err(Status::internal)?;
+        let presented = self.store.present_one(self.request.row, old).await?;
+        let old_value = presented.value().map_err(Status::internal)?;
         let shown = conversion::to_row(old_value.clone(), self.request.row);
         let Edited { mut object, applied } = (self.edit)(Some(&shown))?;
         self.check_identity(&mut object)?;
@@ -243,7 +245,8 @@ impl Write<'_> {
             return Ok(Change::Remove { last: object });
         }
         let ttl_seconds = self.strategy.ttl_seconds(&object);
-        Ok(Change::Write { value: object, ttl_seconds })
+        let value = self.store.stored_form(self.request.row, object).await?;
+        Ok(Change::Write { value, ttl_seconds })
     }
 
     fn operation<'o>(&self, old: &'o Value) -> Operation<'o>

@@ -23,7 +23,7 @@ pub(super) fn is(call: &Call<'_>) -> bool {
 pub(super) async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let objects = objects(datastore(call).await)?;
     let found = objects.iter().find(|object| object.meta.name == call.info.name);
-    answer(call, found.ok_or_else(|| call.not_found())?, 200)
+    answer(call, found.ok_or_else(|| call.not_found())?, 200).await
 }
 
 pub(super) async fn page(call: &Call<'_>, options: &ListOptions) -> Result<Page, Status> {

@@ -39,7 +39,7 @@ pub(super) async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     let mut value = call.decode(&body, &options)?;
     fill_namespace(call, &mut value)?;
     let written = call.store.create(&call.write_request(&options, ""), value).await?;
-    answer(call, written.object(), 201)
+    answer(call, written.object(), 201).await
 }
 
 /// The namespace of the URL goes into a body that leaves it out; another one is refused.

@@ -29,13 +29,15 @@ pub(super) async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     write.dry_run |= options.dry_run;
     let request = call.write_request(&write, &call.info.name);
     match call.store.delete(&request, &options).await? {
-        Written::Removed(object) if RETURN_OBJECT.contains(&call.row.plural.as_ref()) => answer(call, &object, 200),
+        Written::Removed(object) if RETURN_OBJECT.contains(&call.row.plural.as_ref()) => {
+            answer(call, &object, 200).await
+        }
         Written::Removed(object) => {
             let style = super::plain_style(call)?;
             let status = serde_json::to_value(success(call, &object)).map_err(Status::internal)?;
             render::value(&style, &status, 200)
         }
-        Written::Stored { object, .. } => answer(call, &object, accepted(&options)),
+        Written::Stored { object, .. } => answer(call, &object, accepted(&options)).await,
     }
 }
 

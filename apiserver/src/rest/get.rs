@@ -19,5 +19,5 @@ pub(super) async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
         (_, revision) => call.store.wait_for(revision).await?,
     }
     let object = call.store.cached(&call.row, call.namespace(), &call.info.name).ok_or_else(|| call.not_found())?;
-    answer(call, &object, 200)
+    answer(call, &object, 200).await
 }

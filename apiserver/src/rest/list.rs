@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::Response;
 use serde::{Deserialize, Serialize};
-use skiff_api::{Object, Revision, Status};
+use skiff_api::{Object, Revision, Status, resource::Origin};
 
 use super::{Call, component_status};
 use crate::{
@@ -76,8 +76,29 @@ pub(super) async fn page(call: &Call<'_>, options: &ListOptions) -> Result<Page,
             return page_at(call, &cache, &selection, options, revision, None).await;
         }
     }
-    let (objects, revision) = cache.list(&selection);
-    Ok(cut(&selection, objects, revision, options.limit))
+    let (objects, revision) = listed(call, &cache, &selection).await?;
+    presented(call, cut(&selection, objects, revision, options.limit)).await
+}
+
+/// What the cache holds of a selection. Fields of custom resources are judged in the version of the request.
+async fn listed(
+    call: &Call<'_>,
+    cache: &WatchCache,
+    selection: &Selection,
+) -> Result<(Vec<Arc<Object>>, Revision), Status> {
+    if call.row.origin != Origin::Custom || selection.fields.is_everything() {
+        return Ok(cache.list(selection));
+    }
+    let (objects, revision) = cache.list(&selection.without_fields());
+    let mut objects = call.store.present(&call.row, objects).await?;
+    objects.retain(|object| selection.matches(object));
+    Ok((objects, revision))
+}
+
+/// The objects of a page as readers of the row see them.
+async fn presented(call: &Call<'_>, page: Page) -> Result<Page, Status> {
+    let Page { objects, meta } = page;
+    Ok(Page { objects: call.store.present(&call.row, objects).await?, meta })
 }
 
 /// The first `limit` objects, with the token of the rest.
@@ -131,15 +152,15 @@ async fn next_page(
     let Ok(revision) = u64::try_from(token.rv).map(Revision) else {
         // An inconsistent continuation shows the present state from there on.
         call.store.caches.catch_up().await?;
-        let (objects, revision) = cache.list(selection);
-        return Ok(cut(selection, behind(objects, after), revision, options.limit));
+        let (objects, revision) = listed(call, cache, selection).await?;
+        return presented(call, cut(selection, behind(objects, after), revision, options.limit)).await;
     };
     if revision < call.store.caches.compacted() {
         return Err(expired(after));
     }
     if cache.unchanged_since(revision) {
-        let (objects, _) = cache.list(selection);
-        return Ok(cut(selection, behind(objects, after), revision, options.limit));
+        let (objects, _) = listed(call, cache, selection).await?;
+        return presented(call, cut(selection, behind(objects, after), revision, options.limit)).await;
     }
     page_at(call, cache, selection, options, revision, Some(after)).await
 }
@@ -187,14 +208,13 @@ async fn page_at(
         };
         from = page.items.last().map(|kv| kv.key.clone());
         for kv in &page.items {
-            let object = Arc::new(codec::decode(&kv.value, kv.revision).map_err(Status::internal)?);
-            if selection.matches(&object) {
-                objects.push(object);
-            }
+            objects.push(Arc::new(codec::decode(&kv.value, kv.revision).map_err(Status::internal)?));
         }
         if !page.more || from.is_none() {
             return Ok(cut(selection, objects, revision, options.limit));
         }
+            let mut objects = call.store.present(&call.row, objects).await?;
+            objects.retain(|object| selection.matches(object));
     }
 }
 

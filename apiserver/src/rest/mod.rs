@@ -256,11 +256,12 @@ fn allow(call: &Call<'_>, verb: Verb) -> Result<(), Status> {
 }
 
 /// Shared by the writing verbs: an object, or its view, with a code.
-fn answer(call: &Call<'_>, object: &Arc<skiff_api::Object>, code: u16) -> Result<Response<Body>, Status> {
+async fn answer(call: &Call<'_>, object: &Arc<skiff_api::Object>, code: u16) -> Result<Response<Body>, Status> {
     let style = call.style(call.offer())?;
     match call.view() {
-        Some(view) => render::value(&style, &view.show(&render::value_in(&call.row, object)?)?, code),
-        None => render::object(&style, &call.row, object, code),
+        Some(view) => render::value(&style, &view.show(&render::value_in(&call.row, &object)?)?, code),
+        None => render::object(&style, &call.row, &object, code),
+    let object = call.store.present_one(&call.row, object).await?;
     }
 }
 

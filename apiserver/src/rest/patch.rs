@@ -47,7 +47,7 @@ pub(super) async fn patch(call: &Call<'_>, body: Bytes) -> Result<Response<Body>
         _ => call.store.update(&request, &edit).await?,
     };
     let created = matches!(written, Written::Stored { created: true, .. });
-    answer(call, written.object(), if created { 201 } else { 200 })
+    answer(call, written.object(), if created { 201 } else { 200 }).await
 }
 
 fn parse(call: &Call<'_>, options: &WriteOptions, body: &Bytes) -> Result<Patch, Status> {

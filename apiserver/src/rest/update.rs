@@ -31,7 +31,7 @@ pub(super) async fn update(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     };
     let written = call.store.update(&request, &edit).await?;
     let created = matches!(written, Written::Stored { created: true, .. });
-    answer(call, written.object(), if created { 201 } else { 200 })
+    answer(call, written.object(), if created { 201 } else { 200 }).await
 }
 
 /// Carries a view into a copy of the object; the view's version and identity are checked like the object's.

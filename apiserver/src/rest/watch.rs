@@ -11,7 +11,7 @@ use futures_util::stream;
 use http::Response;
 use rand::Rng;
 use serde_json::{Value, json};
-use skiff_api::{Object, Resource, Revision, Status, codec};
+use skiff_api::{Object, Resource, Revision, Status, codec, resource::Origin};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,10 +22,11 @@ use crate::{
     metrics::LongRunning,
     negotiation::{Offer, View},
     options::{ListOptions, parse_version},
+    registry::store::Store,
     render::{self, ListMeta, Style},
     selection::Selection,
     table,
-    watch_cache::{Seen, WatchError, Watcher},
+    watch_cache::{CacheEvent, Seen, WatchError, Watcher},
     wire::{self, Format},
 };
 
@@ -66,7 +67,9 @@ pub(super) async fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
         Duration::from_secs(rand::rng().random_range(min..min * 2))
     });
     let encoder = Encoder { row: Arc::clone(&call.row), style, columns: true };
+    let initial = call.store.present(&call.row, initial).await?;
     let state = Stream {
+        store: Arc::clone(call.store),
         encoder,
         selection,
         watcher,
@@ -89,6 +92,7 @@ pub(super) async fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
 }
 
 struct Stream {
+    store: Arc<Store>,
     encoder: Encoder,
     selection: Selection,
     watcher: Watcher,
@@ -129,8 +133,14 @@ impl Stream {
                 Ok(events) => {
                     for event in events.iter().filter(|event| !self.watcher.knows(event)) {
                         self.last = event.revision;
-                        if let Some(seen) = event.through(&self.selection) {
-                            self.encoder.seen(&mut out, &seen);
+                        match self.seen(event).await {
+                            Ok(Some(seen)) => self.encoder.seen(&mut out, &seen),
+                            Ok(None) => {}
+                            Err(status) => {
+                                self.encoder.error(&mut out, &status);
+                                self.done = true;
+                                return Some((Ok(out.freeze()), self));
+                            }
                         }
                     }
                     if !out.is_empty() {
@@ -160,6 +170,21 @@ impl Stream {
                 () = self.stop.cancelled() => return None,
             }
         }
+    }
+
+    /// What this watcher is told of a change. Custom resources are shown, and
+    /// their fields judged, in the version of the request.
+    async fn seen(&self, event: &CacheEvent) -> Result<Option<Seen>, Status> {
+        let row = &self.encoder.row;
+        if row.origin != Origin::Custom {
+            return Ok(event.through(&self.selection));
+        }
+        let object = self.store.present_one(row, &event.object).await?;
+        let old = match &event.old {
+            Some(old) => Some(self.store.present_one(row, old).await?),
+            None => None,
+        };
+        Ok(event.showing(object, old).through(&self.selection))
     }
 
     fn bookmark(&mut self, out: &mut BytesMut) -> bool {

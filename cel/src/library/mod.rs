@@ -41,6 +41,11 @@ pub fn implementation(name: &str) -> Option<Implementation> {
     LIBRARIES.iter().find_map(|library| library(name))
 }
 
+/// Whether a text is a URL.
+pub fn is_url(text: &str) -> bool {
+    url::check(text).is_ok()
+}
+
 impl<'a> Args<'_, 'a> {
     pub(crate) fn get(&self, index: usize) -> Result<&Value<'a>, Fault> {
         self.values.get(index).ok_or_else(Fault::no_such_overload)
