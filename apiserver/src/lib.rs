@@ -33,6 +33,7 @@ pub mod proxy;
 pub mod registry;
 mod render;
 pub mod request_info;
+pub mod resource_metrics;
 mod rest;
 mod selection;
 pub mod serve;

@@ -33,6 +33,7 @@ use crate::{
     registry::{self, Dependencies, store::Store},
     render,
     request_info::RequestInfo,
+    resource_metrics::{self, ResourceMetrics},
     rest,
     serve::{ConnectionInfo, Handler},
     storage::Backend,
@@ -100,7 +101,8 @@ struct Inner {
     discovery: Discovery,
     openapi: OpenApi,
     aggregator: Arc<Aggregator>,
-    proxy: Option<Proxy>,
+    proxy: Option<Arc<Proxy>>,
+    resource_metrics: Arc<ResourceMetrics>,
     health_checks: Vec<Arc<dyn HealthCheck>>,
     version: VersionInfo,
     server_address: String,
@@ -160,11 +162,15 @@ impl ApiServer {
         let aggregator = Arc::new(Aggregator::new(snapshot.clone(), dialer, identity, stop.clone()));
         let proxy = match config.proxy {
             Some(ProxySettings { dialer, kubelet_tls, .. }) => {
-                let settings = ProxyConfig { dialer, kubelet_tls, snapshot };
-                Some(Proxy::new(settings, stop.clone()).map_err(ConfigError::KubeletTls)?)
+                let settings = ProxyConfig { dialer, kubelet_tls, snapshot: snapshot.clone() };
+                Some(Arc::new(Proxy::new(settings, stop.clone()).map_err(ConfigError::KubeletTls)?))
             }
             None => None,
         };
+        if proxy.is_some() {
+            resources.add(resource_metrics::objects::rows(&resources));
+        }
+        let resource_metrics = Arc::new(ResourceMetrics::new(proxy.clone(), snapshot));
         let mut health_checks: Vec<Arc<dyn HealthCheck>> = vec![
             Arc::new(Ping),
             Arc::new(StoreAnswers(Arc::clone(&config.backend))),
@@ -178,6 +184,7 @@ impl ApiServer {
                 .with_aggregator(Arc::clone(&aggregator)),
             custom: CustomResources::new(Arc::clone(&store), Webhooks::new(Arc::clone(&aggregator))),
             aggregator,
+            resource_metrics,
             store,
             caches,
             resources,
@@ -207,8 +214,9 @@ impl ApiServer {
         tokio::join!(
             Arc::clone(caches).run(stop.clone()),
             caches.compact(stop.clone()),
-            self.0.custom.run(stop),
+            self.0.custom.run(stop.clone()),
             self.0.aggregator.run(aggregator),
+            self.0.resource_metrics.run(stop.clone()),
             flow::run(&self.0.flow, flow_control, caches.snapshot().clone(), flow_stop),
         );
         self.0.sessions.close();
@@ -242,6 +250,16 @@ impl ApiServer {
         self.0.aggregator.add_local(&row.group, &row.version);
         self.0.resources.add([row]);
         Ok(())
+    }
+
+    /// Signs the tokens of service accounts.
+    pub fn token_issuer(&self) -> Arc<TokenIssuer> {
+        Arc::clone(&self.0.token_issuer)
+    }
+
+    /// What containers use, for the autoscaler of this process.
+    pub fn resource_metrics(&self) -> Arc<ResourceMetrics> {
+        Arc::clone(&self.0.resource_metrics)
     }
 
     /// Who may do what.
@@ -446,6 +464,7 @@ impl ApiServer {
             headers: request.headers().clone(),
             warnings: Warnings::default(),
             stop: self.0.stop.clone(),
+            metrics: &self.0.resource_metrics,
             sessions: &self.0.sessions,
         };
         if proxy::Call::is_proxied(&info.resource, &info.subresource) && info.group.is_empty() {

@@ -43,6 +43,7 @@ pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod taint_eviction;
+pub mod token_secrets;
 pub mod ttl_after_finished;
 pub mod volume_binder;
 pub mod volume_protection;
@@ -57,6 +58,7 @@ pub use autoscaling::PodMetrics;
 pub use certificates::CertificateAuthority;
 pub use node_ipam::ClusterCidr;
 pub use resource_quota::QuotaUsage;
+pub use token_secrets::SecretTokens;
 
 /// What the controllers need to know of the cluster.
 #[derive(Clone)]
@@ -71,6 +73,8 @@ pub struct ControllerConfig {
     pub terminated_pods_max: usize,
     /// Evaluates what objects use of quotas; without it quotas keep no status.
     pub quota_usage: Option<Arc<dyn QuotaUsage>>,
+    /// Makes tokens for Secrets; without it such Secrets stay empty.
+    pub secret_tokens: Option<Arc<dyn SecretTokens>>,
     /// What pods use; without it nothing is scaled by it.
     pub pod_metrics: Option<Arc<dyn PodMetrics>>,
     /// Signs certificate requests; without it none are.
@@ -85,6 +89,7 @@ impl Default for ControllerConfig {
             node_monitor_grace: SignedDuration::from_secs(40),
             terminated_pods_max: 12_500,
             quota_usage: None,
+            secret_tokens: None,
             pod_metrics: None,
             certificate_authority: None,
         }
@@ -103,6 +108,7 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(daemonset::DaemonSetController),
         Arc::new(statefulset::StatefulSetController),
         Arc::new(job::JobController),
+        Arc::new(job::orphans::JobOrphanController),
         Arc::new(cronjob::CronJobController),
         Arc::new(disruption::DisruptionController),
         Arc::new(clusterrole_aggregation::ClusterRoleAggregationController),
@@ -123,6 +129,10 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
     }
     if let Some(usage) = &config.quota_usage {
         controllers.push(Arc::new(resource_quota::ResourceQuotaController { usage: Arc::clone(usage) }));
+    }
+    if let Some(tokens) = &config.secret_tokens {
+        let (tokens, root_ca_pem) = (Arc::clone(tokens), config.root_ca_pem.clone());
+        controllers.push(Arc::new(token_secrets::TokenSecretController { tokens, root_ca_pem }));
     }
     if let Some(metrics) = &config.pod_metrics {
         controllers.push(Arc::new(autoscaling::HorizontalPodAutoscalerController::new(Arc::clone(metrics))));

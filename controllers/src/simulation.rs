@@ -369,6 +369,16 @@ fn merge(into: &mut Value, from: Value, strategic: bool) {
                 };
                 if value.is_null() {
                     into.as_object_mut().unwrap().remove(&key);
+                } else if let (true, Some(list), Value::Array(gone)) =
+                    (strategic, key.strip_prefix("$deleteFromPrimitiveList/"), &value)
+                {
+                    let mut left = into[list].as_array().cloned().unwrap_or_default();
+                    left.retain(|item| !gone.contains(item));
+                    into[list] = left.into();
+                } else if let (true, "finalizers", Value::Array(more)) = (strategic, key.as_str(), &value) {
+                    let mut all = into[&key].as_array().cloned().unwrap_or_default();
+                    all.extend(more.iter().filter(|item| !all.contains(item)).cloned().collect::<Vec<_>>());
+                    into[&key] = all.into();
                 } else if let (true, Some(list_key), Value::Array(items)) = (strategic, list_key, &value) {
                     let mut list = into[&key].as_array().cloned().unwrap_or_default();
                     for item in items {

@@ -1,5 +1,8 @@
 //! Rows of the area auth.
 
+mod bundles;
+mod certificates;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -34,7 +37,7 @@ mod table {
 }
 
 pub fn tests() -> Vec<Test> {
-    table::tests()
+    [table::tests(), bundles::tests(), certificates::tests()].into_iter().flatten().collect()
 }
 
 /// Where pods find the credentials of their account.

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, Volume,
+    ClusterTrustBundleProjection, ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret,
+    Volume,
 };
-use skiff_api::GroupVersionResource;
+use skiff_api::{GroupVersionResource, Selector};
 use skiff_client::{Client, ListOptions};
 
 use super::{
@@ -221,8 +222,7 @@ impl Collector<'_> {
                 collected.refresh_at = Some(collected.refresh_at.map_or(refresh_at, |at| at.min(refresh_at)));
             }
             if let Some(part) = &part.cluster_trust_bundle {
-                let bundles = self.trust_bundles(part.name.as_deref(), part.signer_name.as_deref()).await?;
-                match bundles {
+                match self.trust_bundles(part).await? {
                     Some(text) => {
                         let file = self.file(default)(text.as_bytes(), None);
                         collected.files.insert(part.path.clone(), file);
@@ -245,23 +245,42 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// The certificates of one bundle by name, or of all bundles of a signer.
-    async fn trust_bundles(&self, name: Option<&str>, signer: Option<&str>) -> Result<Option<String>, String> {
-        let resource = GroupVersionResource::new("certificates.k8s.io", "v1beta1", "clustertrustbundles");
-        let options = match (name, signer) {
-            (Some(name), _) => format!("metadata.name={name}"),
-            (None, Some(signer)) => format!("spec.signerName={signer}"),
+    /// The certificates of one bundle by name, or of a signer's bundles whose
+    /// labels match; without a label selector none does.
+    async fn trust_bundles(&self, part: &ClusterTrustBundleProjection) -> Result<Option<String>, String> {
+        let resource = GroupVersionResource::new("certificates.k8s.io", "v1", "clustertrustbundles");
+        let (options, selector) = match (part.name.as_deref(), part.signer_name.as_deref()) {
+            (Some(name), _) => (format!("metadata.name={name}"), Selector::everything()),
+            (None, Some(signer)) => {
+                let selector = part.label_selector.as_ref();
+                (
+                    format!("spec.signerName={signer}"),
+                    Selector::from_object(selector).map_err(|error| error.to_string())?,
+                )
+            }
             (None, None) => return Ok(None),
         };
         let options = ListOptions { field_selector: Some(options), ..ListOptions::default() };
         let list = self.client.list(&resource, None, &options).await.map_err(|error| error.to_string())?;
-        let mut bundles = BTreeSet::new();
-        for object in list.items {
+        let mut certificates = BTreeSet::new();
+        let mut found = false;
+        for object in list.items.iter().filter(|object| selector.matches(&object.meta.labels)) {
             let value = object.value().map_err(|error| error.to_string())?;
-            bundles.extend(value["spec"]["trustBundle"].as_str().map(str::to_owned));
+            found = true;
+            certificates.extend(certificates_of(value["spec"]["trustBundle"].as_str().unwrap_or_default()));
         }
-        Ok((!bundles.is_empty()).then(|| bundles.into_iter().collect::<Vec<_>>().join("\n")))
+        Ok(found.then(|| certificates.into_iter().collect()))
     }
+}
+
+/// The PEM blocks of a bundle, each once and without what stands between them.
+fn certificates_of(bundle: &str) -> Vec<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let blocks = bundle.split_inclusive(END).filter_map(|part| {
+        let begin = part.find("-----BEGIN CERTIFICATE-----")?;
+        part.ends_with(END).then(|| format!("{}\n", &part[begin..]))
+    });
+    blocks.collect()
 }
 
 #[cfg(test)]

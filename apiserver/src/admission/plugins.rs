@@ -47,6 +47,7 @@ pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificates::CertificateApproval { authorizer: Arc::clone(authorizer) }),
         Arc::new(certificates::CertificateSigning { authorizer: Arc::clone(authorizer) }),
+        Arc::new(certificates::ClusterTrustBundleAttest { authorizer: Arc::clone(authorizer) }),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_ingress_class::DefaultIngressClass),
         Arc::new(pod_topology_labels::PodTopologyLabels),

@@ -236,6 +236,7 @@ pub const VIEW: &[Rule] = &[
         "daemonsets daemonsets/status deployments deployments/scale deployments/status ingresses ingresses/status networkpolicies replicasets replicasets/scale replicasets/status replicationcontrollers/scale",
     ),
     On(READ, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
+    On(READ, "metrics.k8s.io", "nodes pods"),
     On(READ, "networking.k8s.io", "ingresses ingresses/status networkpolicies"),
     On(READ, "resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates"),
 ];

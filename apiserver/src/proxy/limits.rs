@@ -12,3 +12,5 @@ pub const ERROR_TEXT_LEN_MAX: usize = 64 << 10;
 pub const HTML_TAG_LEN_MAX: usize = 64 << 10;
 /// Longest wait for a websocket client to take the close.
 pub const WEBSOCKET_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a kubelet's document that this server reads for itself. More: it counts as unreadable.
+pub const DOCUMENT_LEN_MAX: usize = 16 << 20;

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use headers::{Forwarded, is_upgrade};
-use limits::{ERROR_TEXT_LEN_MAX, STOP_TIMEOUT};
+use limits::{DOCUMENT_LEN_MAX, ERROR_TEXT_LEN_MAX, STOP_TIMEOUT};
 use location::{KubeletCall, Stream};
 use target::{Endpoint, ProxyPath, Target};
 use transport::{Backend, Transport};
@@ -139,6 +139,17 @@ impl Proxy {
     fn kubelet(&self, name: &str) -> Result<Backend, Status> {
         let node = self.snapshot.get::<Node>("", name).ok_or_else(|| Status::not_found("", "nodes", name))?;
         Ok(Backend::Kubelet { node: name.to_owned(), port: location::kubelet_port(&node) })
+    }
+
+    /// A small document of a node's kubelet, read by this server for itself.
+    pub async fn kubelet_text(&self, node: &str, path: &str) -> Result<String, Status> {
+        let request = Request::get(path).body(no_body()).map_err(Status::internal)?;
+        let response = self.transport.send(&self.kubelet(node)?, request).await.map_err(|error| error.internal())?;
+        if !response.status().is_success() {
+            return Err(Status::internal(format!("the kubelet of {node} answered {}", response.status())));
+        }
+        let body = crate::body::read_at_most(response.into_body(), DOCUMENT_LEN_MAX).await.map_err(Status::internal)?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     async fn log(&self, call: Call<'_>, mut request: Request<ClientBody>) -> Result<Response<Body>, Status> {

@@ -102,7 +102,10 @@ fn others(r: &mut Registry) {
     r.strategy("storage.k8s.io", "volumeattributesclasses", storage::VolumeAttributesClassStrategy);
     r.strategy("node.k8s.io", "runtimeclasses", node_and_aggregation::RuntimeClassStrategy);
     r.strategy("apiregistration.k8s.io", "apiservices", node_and_aggregation::ApiServiceStrategy);
-    r.strategy("certificates.k8s.io", "certificatesigningrequests", certificates::CertificateSigningRequestStrategy);
+    const CERTIFICATES: &str = "certificates.k8s.io";
+    r.strategy(CERTIFICATES, "certificatesigningrequests", certificates::CertificateSigningRequestStrategy);
+    r.strategy(CERTIFICATES, "clustertrustbundles", super::cluster_trust_bundle::ClusterTrustBundleStrategy);
+    r.strategy(CERTIFICATES, "podcertificaterequests", super::pod_certificate_request::PodCertificateRequestStrategy);
 
     const NETWORKING: &str = "networking.k8s.io";
     r.strategy(NETWORKING, "ingresses", networking::ingress::IngressStrategy);

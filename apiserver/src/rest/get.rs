@@ -3,7 +3,7 @@
 use http::Response;
 use skiff_api::{Revision, Status};
 
-use super::{Call, answer, component_status};
+use super::{Call, answer, component_status, resource_metrics};
 use crate::{body::Body, options::parse_version};
 
 pub(super) async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -11,6 +11,9 @@ pub(super) async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
     call.style(call.offer())?;
     if component_status::is(call) {
         return component_status::get(call).await;
+    }
+    if resource_metrics::is(call) {
+        return resource_metrics::get(call).await;
     }
     let version = call.query.get("resourceVersion");
     match (version, parse_version(version)?) {

@@ -7,7 +7,7 @@ use http::Response;
 use serde::{Deserialize, Serialize};
 use skiff_api::{Object, Revision, Status, resource::Origin};
 
-use super::{Call, component_status};
+use super::{Call, component_status, resource_metrics};
 use crate::{
     body::Body,
     limits,
@@ -41,6 +41,8 @@ pub(super) async fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let options = ListOptions::parse(&call.query)?;
     let page = if component_status::is(call) {
         component_status::page(call, &options).await?
+    } else if resource_metrics::is(call) {
+        resource_metrics::page(call, &options).await?
     } else {
         page(call, &options).await?
     };
@@ -211,10 +213,10 @@ async fn page_at(
             objects.push(Arc::new(codec::decode(&kv.value, kv.revision).map_err(Status::internal)?));
         }
         if !page.more || from.is_none() {
-            return Ok(cut(selection, objects, revision, options.limit));
-        }
             let mut objects = call.store.present(&call.row, objects).await?;
             objects.retain(|object| selection.matches(object));
+            return Ok(cut(selection, objects, revision, options.limit));
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod delete_collection;
 mod get;
 mod list;
 mod patch;
+mod resource_metrics;
 mod update;
 mod watch;
 mod websocket_watch;
@@ -47,6 +48,8 @@ pub(crate) struct Call<'a> {
     pub warnings: Warnings,
     /// Ends long answers when the server stops.
     pub stop: tokio_util::sync::CancellationToken,
+    /// What nodes and containers use.
+    pub metrics: &'a crate::resource_metrics::ResourceMetrics,
     /// Owns tasks that outlive the answer: streams over switched connections.
     pub sessions: &'a tokio_util::task::TaskTracker,
 }
@@ -258,10 +261,10 @@ fn allow(call: &Call<'_>, verb: Verb) -> Result<(), Status> {
 /// Shared by the writing verbs: an object, or its view, with a code.
 async fn answer(call: &Call<'_>, object: &Arc<skiff_api::Object>, code: u16) -> Result<Response<Body>, Status> {
     let style = call.style(call.offer())?;
+    let object = call.store.present_one(&call.row, object).await?;
     match call.view() {
         Some(view) => render::value(&style, &view.show(&render::value_in(&call.row, &object)?)?, code),
         None => render::object(&style, &call.row, &object, code),
-    let object = call.store.present_one(&call.row, object).await?;
     }
 }
 

@@ -9,12 +9,14 @@
 //! - [`tally`]: the counting, as a value;
 //! - [`indexes`]: sets of completion indexes and their text form;
 //! - [`policy`]: pod failure and success policies;
+//! - [`orphans`]: pods whose job is gone;
 //! - this file: what to create and delete, and conditions.
 //!
 //! Invariants: at most `parallelism` pods run; a terminal condition comes only
 //! when every pod has ended, announced before by FailureTarget or SuccessCriteriaMet.
 
 mod indexes;
+pub mod orphans;
 mod policy;
 mod tally;
 
@@ -30,7 +32,7 @@ use skiff_api::{GroupResource, Selector};
 use skiff_client::{Context, Controller, ObjectRef, Operation, Outcome, Snapshot, Trigger};
 
 use crate::{
-    claim::claim,
+    claim::claim_tracked,
     condition::{self, Condition},
     pod,
     seen::{self, Seen},
@@ -74,7 +76,7 @@ impl Controller for JobController {
         let Ok(value) = job.object.value() else { return outcome };
         let Some(selector) = selector(&spec) else { return outcome };
         let candidates = seen::list::<Pod>(world, Some(job.namespace()));
-        let pods = claim(&job.object, &selector, candidates, &mut outcome.operations);
+        let pods = claim_tracked(&job.object, &selector, candidates, FINALIZER, &mut outcome.operations);
         let conditions = condition::of(&value["status"]);
         let mut pass = Pass { job, spec, value, pods, context, conditions, deleting: Vec::new() };
         if pass.is_finished() || pass.job.is_deleting() {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{core, items, name, version},
-    context::Context,
+    context::{Context, LIMIT, eventually},
+    operations::unique,
     pods::pause,
 };
 
@@ -23,9 +24,12 @@ crate::rows! { "api-machinery";
     "AggregatedDiscovery" {
         "should support aggregated discovery interface" => aggregated,
         "should support raw aggregated discovery endpoint Accept headers" => aggregated_headers,
+        "should support aggregated discovery interface for CRDs" => |c| aggregated_definitions(c, "v1"),
+        "should support raw aggregated discovery request for CRDs" => |c| aggregated_definitions(c, "v1alpha1"),
     }
     "Servers with support for API chunking" {
         "should return chunks of results for list calls" => chunks,
+        "should support continue listing from the last key if the original version has been compacted away, though the list is inconsistent" => compacted,
     }
     "Servers with support for Table transformation" {
         "should return a 406 for a backend which does not implement metadata" => no_table,
@@ -143,21 +147,89 @@ async fn aggregated(context: Context) -> Result<()> {
     Ok(())
 }
 
-async fn chunks(context: Context) -> Result<()> {
-    const TOTAL: usize = 400;
-    const CHUNK: usize = 40;
+/// A definition appears with its version, resource and scope, and goes again.
+async fn aggregated_definitions(context: Context, version: &'static str) -> Result<()> {
+    let group = format!("e2e-{}.example.com", unique());
+    let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/foos.{group}");
+    context.leftover(&path);
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("foos.{group}")}, "spec": {"group": group, "scope": "Namespaced",
+            "names": {"plural": "foos", "singular": "foo", "kind": "Foo", "listKind": "FooList", "shortNames": ["fo"]},
+            "versions": [{"name": version, "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}});
+    context.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await?;
+    let found = |list: Value| items(&list).into_iter().find(|item| name(item) == group);
+    let shown = eventually("the group is in the document", LIMIT, || async {
+        found(aggregated_list(&context, "/apis").await?).context("no group")
+    })
+    .await?;
+    ensure!(shown["versions"][0]["version"] == version, "{shown}");
+    let resource = &shown["versions"][0]["resources"][0];
+    let kind = json!({"group": group, "version": version, "kind": "Foo"});
+    ensure!(resource["resource"] == "foos" && resource["scope"] == "Namespaced", "{resource}");
+    ensure!(resource["responseKind"] == kind && resource["shortNames"] == json!(["fo"]), "{resource}");
+    ensure!(resource["subresources"][0]["subresource"] == "status", "{resource}");
+    context.delete(&path).await?;
+    eventually("the group leaves the document", LIMIT, || async {
+        ensure!(found(aggregated_list(&context, "/apis").await?).is_none(), "still there");
+        Ok(())
+    })
+    .await
+}
+
+const TOTAL: usize = 400;
+const CHUNK: usize = 40;
+
+/// Objects to list in chunks; returns their collection.
+async fn templates(context: &Context) -> Result<String> {
     let namespace = context.namespace().await?;
     let collection = core(&namespace, "podtemplates");
     stream::iter(0..TOTAL)
         .map(|number| {
             let body = json!({"metadata": {"name": format!("template-{number:04}")},
-                "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [pause(&context)]}}});
-            let (context, collection) = (&context, &collection);
+                "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [pause(context)]}}});
+            let collection = &collection;
             async move { context.create(collection, &body).await.map(drop) }
         })
         .buffer_unordered(20)
         .try_collect::<()>()
         .await?;
+    Ok(collection)
+}
+
+/// A token of a revision that is gone is refused with one that goes on from the same place.
+async fn compacted(context: Context) -> Result<()> {
+    let collection = templates(&context).await?;
+    let first = context.get(&format!("{collection}?limit={CHUNK}")).await?;
+    let token = first["metadata"]["continue"].as_str().context("no token")?.to_owned();
+    let limit = std::time::Duration::from_secs(570);
+    let refused = eventually("the revision is compacted", limit, || async {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        let answer = context.call("GET", &format!("{collection}?limit={CHUNK}&continue={token}"), None).await?;
+        answer.expect(410)
+    })
+    .await?;
+    ensure!(refused.body["reason"] == "Expired", "{}", refused.body);
+    let mut token = refused.body["metadata"]["continue"].as_str().context("no token to go on with")?.to_owned();
+    let (mut seen, mut revision) = (CHUNK, String::new());
+    while !token.is_empty() {
+        let page = context.get(&format!("{collection}?limit={CHUNK}&continue={token}")).await?;
+        let of_page = version(&page).to_owned();
+        ensure!(of_page != version(&first), "the old revision is still shown");
+        ensure!(revision.is_empty() || revision == of_page, "the revision changed from {revision} to {of_page}");
+        revision = of_page;
+        for item in items(&page) {
+            ensure!(name(&item) == format!("template-{seen:04}"), "item {seen} is {}", name(&item));
+            seen += 1;
+        }
+        token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+    }
+    ensure!(seen == TOTAL, "{seen} in pages");
+    Ok(())
+}
+
+async fn chunks(context: Context) -> Result<()> {
+    let collection = templates(&context).await?;
     let (mut seen, mut token, mut revision) = (0, String::new(), String::new());
     loop {
         let page = context.get(&format!("{collection}?limit={CHUNK}&continue={token}")).await?;

@@ -17,6 +17,8 @@ use crate::{
 
 const GROUP: &str = "certificates.k8s.io";
 const RESOURCE: &str = "certificatesigningrequests";
+const POD_RESOURCE: &str = "podcertificaterequests";
+const BUNDLES: &str = "clustertrustbundles";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 const MASTERS: &str = "system:masters";
 
@@ -86,6 +88,18 @@ impl Admission for CertificateSigning {
     }
 
     async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
+        let pods = request.resource.group == GROUP
+            && request.resource.resource == POD_RESOURCE
+            && request.subresource == "status";
+        if pods {
+            // The status of such a request is its signer's answer and nothing else.
+            let signer = signer_of(request);
+            return if has_signer(&*self.authorizer, request, "sign", signer) {
+                Ok(())
+            } else {
+                Err(request.forbidden(format!("user not permitted to sign requests with signerName {signer:?}")))
+            };
+        }
         if !is_request(request, "status") {
             return Ok(());
         }
@@ -106,6 +120,33 @@ impl Admission for CertificateSigning {
 
 fn failed(status: &Value) -> bool {
     list(status, "conditions").iter().any(|condition| text(condition, "type") == "Failed")
+}
+
+/// A bundle that speaks for a signer needs the verb `attest` on it.
+pub struct ClusterTrustBundleAttest {
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+#[async_trait]
+impl Admission for ClusterTrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    fn handles(&self, operation: AdmissionOperation) -> bool {
+        matches!(operation, AdmissionOperation::Create | AdmissionOperation::Update)
+    }
+
+    async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
+        if request.resource.group != GROUP || request.resource.resource != BUNDLES {
+            return Ok(());
+        }
+        let signer = request.object.as_ref().map_or("", |object| text(&object["spec"], "signerName"));
+        if signer.is_empty() || has_signer(&*self.authorizer, request, "attest", signer) {
+            return Ok(());
+        }
+        Err(request.forbidden(format!("user not permitted to attest for signerName {signer:?}")))
+    }
 }
 
 /// The client signer never makes members of `system:masters`.
