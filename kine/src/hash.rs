@@ -41,25 +41,14 @@ impl Store {
                 return Err(Error::Compacted { compact_revision: index.compacted() });
             }
             let kept = |record: &&Record| record.id.revision() <= until && index.keeps(record, compact_revision);
-            page.iter().filter(kept).for_each(|record| add(&mut crc, record));
+            page.iter().filter(kept).for_each(|record| crc.record(record));
         }
         Ok(HistoryHash { hash: crc.finish(), revision: until, compact_revision })
     }
 }
 
-fn add(crc: &mut Crc32c, record: &Record) {
-    let number = |crc: &mut Crc32c, number: u64| crc.update(&number.to_le_bytes());
-    number(crc, record.id.0);
-    number(crc, record.create_revision.0);
-    number(crc, record.version.cast_unsigned());
-    number(crc, record.lease.cast_unsigned());
-    number(crc, record.key.len() as u64);
-    crc.update(&record.key);
-    crc.update(record.value.as_deref().unwrap_or_default());
-}
-
 /// CRC-32C (Castagnoli), one table, byte by byte.
-struct Crc32c {
+pub(crate) struct Crc32c {
     state: u32,
 }
 
@@ -82,7 +71,24 @@ const fn table() -> [u32; 256] {
 }
 
 impl Crc32c {
-    fn new() -> Crc32c {
+    /// Adds a change.
+    pub(crate) fn record(&mut self, record: &Record) {
+        for number in
+            [record.id.0, record.create_revision.0, record.version.cast_unsigned(), record.lease.cast_unsigned()]
+        {
+            self.update(&number.to_le_bytes());
+        }
+        self.pair(&record.key, record.value.as_deref().unwrap_or_default());
+    }
+
+    /// Adds a key and what belongs to it.
+    pub(crate) fn pair(&mut self, key: &[u8], value: &[u8]) {
+        self.update(&(key.len() as u64).to_le_bytes());
+        self.update(key);
+        self.update(value);
+    }
+
+    pub(crate) fn new() -> Crc32c {
         Crc32c { state: !0 }
     }
 
@@ -93,7 +99,7 @@ impl Crc32c {
         }
     }
 
-    fn finish(self) -> u32 {
+    pub(crate) fn finish(self) -> u32 {
         !self.state
     }
 }

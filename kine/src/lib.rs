@@ -48,7 +48,7 @@ pub use kv::{Event, EventKind, KeyValue};
 pub use lessor::{LeaseId, LeaseTtl};
 pub use range::{KeyRange, RangeEnd, RangeRequest, RangeResponse, SortOrder, SortTarget};
 pub use revision::Revision;
-pub use snapshot::{Archive, ArchiveError, Snapshot, SnapshotSummary};
+pub use snapshot::{Archive, ArchiveError, K3sError, OnProgress, Snapshot, SnapshotSummary, is_k3s, snapshot_k3s};
 pub use sql::{Database, DatabaseError, TlsFiles};
 pub use store::{Status, Store, StoreOptions};
 pub use txn::{

@@ -343,7 +343,7 @@ impl Store {
         match self.put(put.clone()).await {
             // Somebody revoked the shared lease.
             Err(Error::LeaseNotFound) => {
-                self.shared().ttl_leases.lock().gone(put.lease);
+                self.lost_lease(put.lease);
                 put.lease = self.ttl_lease(ttl).await?;
                 self.put(put).await
             }
@@ -363,6 +363,11 @@ impl Store {
         let (id, _) = self.lease_grant(0, i64::try_from(granted).unwrap_or(i64::MAX)).await?;
         self.shared().ttl_leases.lock().opened(seconds, id, now);
         Ok(id)
+    }
+
+    /// Forgets a shared lease of [`Store::ttl_lease`] that somebody revoked.
+    pub fn lost_lease(&self, id: LeaseId) {
+        self.shared().ttl_leases.lock().gone(id);
     }
 
     /// Deletes a range.

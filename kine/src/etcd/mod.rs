@@ -130,6 +130,12 @@ impl std::fmt::Debug for EtcdEndpoints {
     }
 }
 
+impl std::fmt::Display for Etcd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "etcd {}", self.shown)
+    }
+}
+
 impl Etcd {
     /// Connects, and waits for a first answer.
     pub async fn open(endpoints: &EtcdEndpoints) -> Result<Etcd> {

@@ -44,6 +44,10 @@ pub enum ArchiveError {
     Write { path: PathBuf, source: io::Error },
     #[error("{} exists; restore elsewhere, or give --replace to move it aside", path.display())]
     Exists { path: PathBuf },
+    #[error("{endpoint} is not empty; choose another, or give --replace")]
+    NotEmpty { endpoint: String },
+    #[error("write to {endpoint}: {detail}")]
+    Transfer { endpoint: String, detail: String },
     #[error(transparent)]
     Store(#[from] Error),
 }
@@ -171,7 +175,11 @@ impl Archive {
         Ok(summary)
     }
 
-    fn visit(
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn visit(
         &self,
         take_record: &mut dyn FnMut(Record) -> Result<(), BoltError>,
         take_lease: &mut dyn FnMut(LeaseChange) -> Result<(), BoltError>,
@@ -218,7 +226,7 @@ impl Archive {
     }
 }
 
-fn damage(path: &Path, error: BoltError) -> ArchiveError {
+pub(super) fn damage(path: &Path, error: BoltError) -> ArchiveError {
     match error {
         BoltError::Io(source) => ArchiveError::Read { path: path.to_owned(), source },
         BoltError::Damaged(detail) => ArchiveError::Damaged { path: path.to_owned(), detail },

@@ -9,11 +9,15 @@
 //! compact revision, can see; records that compaction has yet to delete are left out.
 
 mod archive;
+mod k3s;
 mod layout;
 mod save;
+mod transfer;
 
 pub use archive::{Archive, ArchiveError};
+pub use k3s::{K3sError, is_k3s, snapshot_k3s};
 pub use save::Snapshot;
+pub use transfer::OnProgress;
 
 use crate::revision::Revision;
 

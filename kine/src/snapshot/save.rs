@@ -172,25 +172,36 @@ fn take(shared: &Shared, reader: &mut dyn LogReader) -> io::Result<Option<Snapsh
         kept.into_iter().try_for_each(|record| records.put(&record_key(record), &record_value(record)))?;
     }
     records.end()?;
+    let snapshot = finish(bolt, summary, point.leases.values(), point.now_unix_ms)?;
+    Ok(Some(snapshot))
+}
+
+/// Everything behind the records, which `summary` counts.
+pub(super) fn finish<'l>(
+    mut bolt: BoltWriter<BufWriter<File>>,
+    mut summary: SnapshotSummary,
+    leases: impl Iterator<Item = &'l LeaseRow>,
+    now_unix_ms: i64,
+) -> io::Result<Snapshot> {
     let mut meta = bolt.bucket(META)?;
-    if point.compacted.0 > 0 {
-        let at = revision_key(point.compacted, 0);
+    if summary.compact_revision.0 > 0 {
+        let at = revision_key(summary.compact_revision, 0);
         meta.put(FINISHED_COMPACTION, &at)?;
         meta.put(SCHEDULED_COMPACTION, &at)?;
     }
     meta.end()?;
-    let mut leases = bolt.bucket(LEASE)?;
+    let mut bucket = bolt.bucket(LEASE)?;
     // Keys of a bucket are ordered as unsigned numbers.
-    let mut rows: Vec<_> = point.leases.values().collect();
+    let mut rows: Vec<_> = leases.collect();
     rows.sort_by_key(|row| row.id.cast_unsigned());
-    rows.into_iter().try_for_each(|row| leases.put(&lease_key(row.id), &lease_value(row, point.now_unix_ms)))?;
-    leases.end()?;
+    rows.into_iter().try_for_each(|row| bucket.put(&lease_key(row.id), &lease_value(row, now_unix_ms)))?;
+    bucket.end()?;
     EMPTY.into_iter().try_for_each(|name| bolt.bucket(name)?.end())?;
     let (out, length) = bolt.finish()?;
     let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.seek(SeekFrom::Start(0))?;
     summary.bytes = length + digest::SHA256_OUTPUT_LEN as u64;
-    Ok(Some(Snapshot { file, length, summary }))
+    Ok(Snapshot { file, length, summary })
 }
 
 /// A file that only this process sees; it needs no cleaning up whatever happens.

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::reader::SqlReader;
 use super::statements::{self, Head};
-use super::{Engine, Listener, Row, Session, SqlError, Wake};
+use super::{Dialect, Engine, Listener, Row, Session, SqlError, Wake};
 use crate::error::{Error, Result};
 use crate::limits::{
     SQL_CATCH_UP_BYTES, SQL_CATCH_UP_RECORDS, SQL_ENDED_LEASES_KEPT, SQL_PATIENCE, SQL_RETRY_PAUSE_MAX,
@@ -146,6 +146,42 @@ impl SqlLog {
         })
     }
 
+    /// Records there are, and how long ago another opening wrote, if any did.
+    pub(super) fn inspect(&mut self) -> Result<(i64, Option<Duration>), SqlError> {
+        let me = self.me;
+        let looks = [
+            "SELECT count(*) FROM skiff_log".to_owned(),
+            format!("SELECT coalesce(max(seen), 0) FROM skiff_writer WHERE id <> {me} AND batch > 0"),
+            self.engine.dialect().clock.to_owned(),
+        ];
+        let answers = self.retrying(&mut |session| session.run(&looks))?;
+        let (seen, now_ms) = (statements::single(&answers[1])?, statements::single(&answers[2])?);
+        let age = u64::try_from(now_ms - seen).unwrap_or(0);
+        Ok((statements::single(&answers[0])?, (seen > 0).then(|| Duration::from_millis(age))))
+    }
+
+    /// Takes the turn, to write directly.
+    pub(super) fn hold(&mut self) -> Result<(), SqlError> {
+        self.lock().map(drop)
+    }
+
+    /// Runs statements of another kind on the connection as it is.
+    pub(super) fn direct<T>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Session) -> Result<T, SqlError>,
+    ) -> Result<T, SqlError> {
+        self.session().and_then(work)
+    }
+
+    pub(super) fn dialect(&self) -> &'static Dialect {
+        self.engine.dialect()
+    }
+
+    /// Forgets this opening among the writers.
+    pub(super) fn delist(&self) -> String {
+        format!("DELETE FROM skiff_writer WHERE id = {}", self.me)
+    }
+
     fn session(&mut self) -> Result<&mut dyn Session, SqlError> {
         if self.session.is_none() {
             self.session = Some(self.engine.connect()?);
@@ -248,7 +284,7 @@ impl SqlLog {
         Ok((texts, after))
     }
 
-    fn on_their_clock(&self, change: &LeaseChange) -> (i64, Option<LeaseRow>) {
+    pub(super) fn on_their_clock(&self, change: &LeaseChange) -> (i64, Option<LeaseRow>) {
         match change {
             LeaseChange::Put(row) => {
                 let deadline_unix_ms = row.deadline_unix_ms.saturating_add(self.clock_ahead_ms);
@@ -473,7 +509,7 @@ impl Log for SqlLog {
     fn close(mut self: Box<Self>) -> Result<(), LogError> {
         self.listener = None;
         self.give_back();
-        let leave = [format!("DELETE FROM skiff_writer WHERE id = {}", self.me)];
+        let leave = [self.delist()];
         if let Some(session) = &mut self.session
             && let Err(error) = session.run(&leave)
         {

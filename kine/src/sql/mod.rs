@@ -12,6 +12,7 @@
 
 mod database;
 mod digest;
+mod fill;
 mod log;
 pub(crate) mod mysql;
 pub(crate) mod postgres;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use self::database::{Database, DatabaseError, TlsFiles};
+pub(crate) use self::fill::Fill;
 pub(crate) use self::log::SqlLog;
 pub(crate) use self::tls::system_authorities;
 

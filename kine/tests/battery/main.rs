@@ -16,6 +16,7 @@ mod servers;
 mod shared;
 mod snapshot;
 mod target;
+mod transfer;
 mod watch_cases;
 mod wire;
 
