@@ -19,6 +19,7 @@ mod payload;
 mod pki;
 mod progress;
 mod server;
+mod snapshots;
 mod storage;
 mod supervision;
 mod supervisor;

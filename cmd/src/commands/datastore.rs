@@ -16,7 +16,10 @@ use skiff_kine::{
     grpc::{ClientTls, fetch_snapshot},
 };
 
-use crate::config::DEFAULT_DATA_DIR;
+use crate::{
+    config::DEFAULT_DATA_DIR,
+    snapshots::{self, Found, unix_seconds},
+};
 
 /// Names of snapshots taken by hand begin with this.
 const PREFIX: &str = "on-demand";
@@ -122,11 +125,7 @@ pub fn run(matches: &ArgMatches) -> Result<ExitCode> {
 
 fn save(matches: &ArgMatches) -> Result<()> {
     let folder = snapshot_dir(matches)?;
-    {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.with_context(|| format!("make {}", folder.display()))?;
-    }
+    snapshots::make_folder(&folder)?;
     let name = match matches.get_one::<String>("name") {
         Some(name) if name.is_empty() || name.contains('/') || name.starts_with('.') => {
             bail!("--name {name:?}: a name is no path and does not begin with a dot")
@@ -139,24 +138,19 @@ fn save(matches: &ArgMatches) -> Result<()> {
         bail!("{} exists; choose another --name", path.display());
     }
     // Under its name only once it is whole and verified.
-    let unready = folder.join(format!(".unready-{}", std::process::id()));
+    let unready = snapshots::unready(&folder)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let taken = runtime.block_on(take(matches, &unready)).and_then(|()| Ok(Archive::open(&unready, false)?.verify()?));
-    let summary = match taken {
-        Ok(summary) => summary,
-        Err(error) => {
-            let _ = fs::remove_file(&unready);
-            return Err(error);
-        }
-    };
-    fs::rename(&unready, &path).with_context(|| format!("rename to {}", path.display()))?;
-    fs::File::open(&folder)
-        .and_then(|folder| folder.sync_all())
-        .with_context(|| format!("sync {}", folder.display()))?;
+    if let Err(error) = runtime.block_on(take(matches, &unready)) {
+        let _ = fs::remove_file(&unready);
+        return Err(error);
+    }
+    let summary = snapshots::finish(&unready, &path)?;
     println!("{}", path.display());
     show(&summary);
     if let Some(retain) = matches.get_one::<u32>("retain") {
-        prune(&folder, *retain as usize)?;
+        for name in snapshots::prune(&folder, PREFIX, *retain as usize)? {
+            println!("deleted {name}");
+        }
     }
     Ok(())
 }
@@ -228,48 +222,13 @@ fn show(summary: &SnapshotSummary) {
     println!("bytes            {}", summary.bytes);
 }
 
-struct Found {
-    name: String,
-    bytes: u64,
-    modified: SystemTime,
-}
-
-/// Newest first.
-fn snapshots(folder: &Path) -> Result<Vec<Found>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("read {}", folder.display())),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let (name, meta) = (entry.file_name().to_string_lossy().into_owned(), entry.metadata()?);
-        if meta.is_file() && !name.starts_with('.') {
-            found.push(Found { name, bytes: meta.len(), modified: meta.modified()? });
-        }
-    }
-    found.sort_by(|a, b| b.modified.cmp(&a.modified).then_with(|| b.name.cmp(&a.name)));
-    Ok(found)
-}
-
 fn list(folder: &Path) -> Result<()> {
-    let found = snapshots(folder)?;
+    let found = snapshots::list(folder)?;
     let width = found.iter().map(|snapshot| snapshot.name.len()).max().unwrap_or(0).max(4);
     println!("{:width$}  {:>12}  CREATED", "NAME", "BYTES");
     for Found { name, bytes, modified } in found {
         let created = jiff::Timestamp::try_from(modified).map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         println!("{name:width$}  {bytes:>12}  {}", created.unwrap_or_default());
-    }
-    Ok(())
-}
-
-/// Deletes what was taken under the default name, but for the newest `retain`.
-fn prune(folder: &Path, retain: usize) -> Result<()> {
-    let own = snapshots(folder)?.into_iter().filter(|snapshot| snapshot.name.starts_with(&format!("{PREFIX}-")));
-    for Found { name, .. } in own.skip(retain) {
-        fs::remove_file(folder.join(&name)).with_context(|| format!("delete {name}"))?;
-        println!("deleted {name}");
     }
     Ok(())
 }
@@ -305,29 +264,9 @@ fn host_name() -> String {
     name.trim().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect()
 }
 
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pruning_deletes_the_oldest_of_its_own_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, age: u64| {
-            let file = fs::File::create(folder.path().join(name)).unwrap();
-            file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
-        };
-        file("on-demand-a-1.db", 30);
-        file("on-demand-a-2.db", 20);
-        file("on-demand-a-3.db", 10);
-        file("before-upgrade", 99);
-        prune(folder.path(), 2).unwrap();
-        let names: Vec<String> = snapshots(folder.path()).unwrap().into_iter().map(|s| s.name).collect();
-        assert_eq!(names, ["on-demand-a-3.db", "on-demand-a-2.db", "before-upgrade"]);
-    }
 
     #[test]
     fn a_bare_name_is_looked_for_among_the_snapshots() {

@@ -2,13 +2,17 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
+use skiff_controllers::cron_schedule::Schedule;
 
 use super::AgentSettings;
-use crate::flags::{Settings, SettingsError};
+use crate::{
+    flags::{Settings, SettingsError},
+    server::{SnapshotSettings, is_name},
+};
 
 /// How pods of different nodes reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,12 @@ pub struct ServerSettings {
     pub kubeconfig: PathBuf,
     pub kubeconfig_mode: u32,
     pub etcd_socket: PathBuf,
+    /// Address of the etcd API for clients with its own certificates.
+    pub etcd_expose: Option<SocketAddr>,
+    /// Bytes in use beyond which the datastore refuses to grow.
+    pub datastore_quota: Option<u64>,
+    /// Snapshots by the clock, if any.
+    pub snapshots: Option<SnapshotSettings>,
 }
 
 impl ServerSettings {
@@ -87,6 +97,9 @@ impl ServerSettings {
             kubeconfig: settings.required("write-kubeconfig")?,
             kubeconfig_mode: file_mode(settings)?,
             etcd_socket: settings.path("etcd-socket").unwrap_or_else(|| node.data_dir.join("server/kine.sock")),
+            etcd_expose: settings.parsed("etcd-expose")?,
+            datastore_quota: Some(settings.required("quota-backend-bytes")?).filter(|bytes| *bytes > 0),
+            snapshots: snapshots(settings, &node.data_dir)?,
             node,
         })
     }
@@ -186,6 +199,29 @@ fn disabled(settings: &Settings) -> Result<Vec<String>, SettingsError> {
         }
     }
     Ok(names)
+}
+
+fn snapshots(settings: &Settings, data_dir: &Path) -> Result<Option<SnapshotSettings>, SettingsError> {
+    if settings.switch("etcd-disable-snapshots") {
+        return Ok(None);
+    }
+    let text: String = settings.required("etcd-snapshot-schedule-cron")?;
+    let schedule = Schedule::parse(&text)
+        .map_err(|reason| SettingsError::new("etcd-snapshot-schedule-cron", format!("{text:?}: {reason}")))?;
+    let name: String = settings.required("etcd-snapshot-name")?;
+    if !is_name(&name) {
+        return Err(SettingsError::new(
+            "etcd-snapshot-name",
+            format!("{name:?}: a name is no path and does not begin with a dot"),
+        ));
+    }
+    Ok(Some(SnapshotSettings {
+        schedule,
+        retention: settings.required("etcd-snapshot-retention")?,
+        folder: settings.path("etcd-snapshot-dir").unwrap_or_else(|| data_dir.join("server/db/snapshots")),
+        name,
+        compress: settings.switch("etcd-snapshot-compress"),
+    }))
 }
 
 fn file_mode(settings: &Settings) -> Result<u32, SettingsError> {

@@ -100,6 +100,14 @@ pub const FLAGS: &[Flag] = &[
     flag(Server, GENERAL, "write-kubeconfig-mode", One("MODE"), "0600", "Permissions of that file"),
 
     flag(Server, STORE, "etcd-socket", One("PATH"), "", "Unix socket of the etcd API (default: DATA-DIR/server/kine.sock)"),
+    flag(Server, STORE, "etcd-expose", One("IP:PORT"), "", "Serve the etcd API on this address too, to clients with a certificate of DATA-DIR/server/tls/etcd"),
+    flag(Server, STORE, "quota-backend-bytes", One("BYTES"), "8589934592", "Refuse to grow beyond this, with etcd's NOSPACE alarm; 0 leaves it to the disk"),
+    flag(Server, STORE, "etcd-disable-snapshots", Switch, "", "Take no snapshots by the clock"),
+    flag(Server, STORE, "etcd-snapshot-schedule-cron", One("CRON"), "0 */12 * * *", "When to take snapshots of the datastore"),
+    flag(Server, STORE, "etcd-snapshot-retention", One("COUNT"), "5", "How many of them to keep; 0 keeps all"),
+    flag(Server, STORE, "etcd-snapshot-dir", One("DIR"), "", "Where to keep them (default: DATA-DIR/server/db/snapshots)"),
+    flag(Server, STORE, "etcd-snapshot-name", One("NAME"), "etcd-snapshot", "How their names begin; node name and time follow"),
+    flag(Server, STORE, "etcd-snapshot-compress", Switch, "", "Pack them by zstd"),
 
     flag(Node, NODE, "node-name", One("NAME"), "", "Name of this node (default: host name)"),
     short('i', flag(Node, NODE, "node-ip", Many("IP"), "", "Address of this node (default: of the default route)")),

@@ -11,7 +11,7 @@ use skiff_tunnel::{SessionConfig, Sessions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{cluster_config, listener};
+use super::{cluster_config, etcd_listener, listener};
 use crate::{
     config::ServerSettings,
     join::{Trusted, client_config},
@@ -143,7 +143,17 @@ async fn open_store(settings: &ServerSettings, progress: &Progress, supervision:
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     }
-    let store = Store::open(StoreOptions::sqlite(&path)).await?;
+    // First of all, so that a mistake in the address shows before anything runs.
+    let exposed = match settings.etcd_expose {
+        Some(address) => {
+            let folder = settings.node.data_dir.join("server/tls/etcd");
+            Some(etcd_listener::bind(address, &folder, &settings.certificate_names()).await?)
+        }
+        None => None,
+    };
+    let mut options = StoreOptions::sqlite(&path);
+    options.quota = settings.datastore_quota;
+    let store = Store::open(options).await?;
     let token = supervision.stage("datastore", Duration::from_secs(10));
     supervision.spawn("datastore", {
         let (store, token) = (store.clone(), token.clone());
@@ -152,6 +162,18 @@ async fn open_store(settings: &ServerSettings, progress: &Progress, supervision:
             Ok(store.close().await?)
         }
     });
+    if let Some(listener) = exposed {
+        progress.line(&format!("etcd API on {}", listener.url()));
+        let serving = listener.serve(store.clone(), token.clone());
+        supervision.spawn("exposed etcd API", async move { Ok(serving.await?) });
+    }
+    if let Some(snapshots) = settings.snapshots.clone() {
+        let taking = snapshots.run(store.clone(), settings.node.node_name.clone(), token.clone());
+        supervision.spawn("scheduled snapshots", async move {
+            taking.await;
+            Ok(())
+        });
+    }
     let (socket, served) = (settings.etcd_socket.clone(), store.clone());
     supervision.spawn("etcd API", async move {
         skiff_kine::grpc::serve_unix(served, &socket, token).await.context("serve the etcd API")

@@ -4,10 +4,12 @@
 
 mod certificates;
 mod control_plane;
+mod etcd_listener;
 mod listener;
 mod network;
 mod node_role;
 mod quota;
+mod scheduled_snapshots;
 mod secrets;
 
 use std::{sync::Arc, time::Duration};
@@ -29,6 +31,7 @@ use crate::{
     system_image::{self, UpstreamImages},
 };
 use control_plane::ControlPlane;
+pub use scheduled_snapshots::{SnapshotSettings, is_name};
 
 /// Runs a server until it is told to stop or a component fails.
 pub async fn run(settings: ServerSettings, progress: Progress) -> Result<()> {
