@@ -17,7 +17,8 @@ const HELP: &str = "cargo xtask <verb>
   dist [--debug]    build the binary, put the payload behind it: target/dist/skiff
   test              format, tidy, clippy, all tests, and the cluster suite on the release binary
   bench [NAME]      measure the release binary: start, idle
-  bench store [S]   measure the store beside Debian's etcd, S seconds per row
+  bench store [S] [ROUNDS] [KEYS]
+                    measure the store beside Debian's etcd: S seconds per row, restart with KEYS keys
   conformance [--debug] [FILTER...]
                     run the conformance battery on a fresh two-node cluster: docs/conformance.md
   tidy              check what rustfmt and clippy cannot: crate edges, file sizes, module docs";
@@ -30,7 +31,7 @@ fn main() -> Result<()> {
         Some("dist") => dist::dist(if has("--debug") { dist::Profile::Debug } else { dist::Profile::Release }),
         Some("test") => test::test(),
         Some("bench") if arguments.get(1).is_some_and(|name| name == "store") => {
-            bench_store::store(arguments.get(2).map(String::as_str))
+            bench_store::store(&arguments[2..])
         }
         Some("bench") => bench::bench(arguments.get(1).map(String::as_str)),
         Some("conformance") => {

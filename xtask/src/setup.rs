@@ -23,6 +23,7 @@ const TO_TEST: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("etcdctl", "etcd-client"),
     ("etcd", "etcd-server"),
+    ("strace", "strace"),
     ("dig", "dnsutils"),
     ("curl", "curl"),
 ];
