@@ -7,6 +7,7 @@
 mod agent;
 mod commands;
 mod config;
+mod datastore;
 mod deploy;
 mod flags;
 mod join;

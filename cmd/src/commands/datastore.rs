@@ -1,4 +1,4 @@
-//! `skiff datastore snapshot …`: takes, lists, verifies and restores snapshots.
+//! `skiff datastore snapshot …`: takes, lists, verifies and restores snapshots of every kind of datastore.
 //!
 //! A snapshot is a file in etcd's own format, so it goes to etcd and comes from there too.
 
@@ -6,18 +6,21 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::SystemTime,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use skiff_kine::{
-    Archive, Error, SnapshotSummary, Store, StoreOptions,
+    Archive,
     grpc::{ClientTls, fetch_snapshot},
 };
 
+use super::transfer::{self, engine_arguments, given_engine, put, show, snapshot_of};
 use crate::{
     config::DEFAULT_DATA_DIR,
+    datastore::Engine,
     snapshots::{self, Found, unix_seconds},
 };
 
@@ -65,6 +68,7 @@ pub fn command() -> Command {
             Command::new("save")
                 .about("Take a snapshot, also while the server is running")
                 .args([&data_dir, &folder, &database])
+                .args(engine_arguments())
                 .arg(Arg::new("name").long("name").value_name("NAME").help("Name of the snapshot (default: on-demand-HOST-TIME)"))
                 .arg(
                     Arg::new("retain")
@@ -92,13 +96,14 @@ pub fn command() -> Command {
             Command::new("restore")
                 .about("Make a datastore from a snapshot; the server must be stopped")
                 .args([&data_dir, &folder, &database])
+                .args(engine_arguments())
                 .arg(which())
                 .arg(&skip_hash)
                 .arg(
                     Arg::new("replace")
                         .long("replace")
                         .action(ArgAction::SetTrue)
-                        .help("Move an existing datastore aside, under a name with .replaced-TIME"),
+                        .help("Move an existing datastore aside, under a name with replaced and the time; delete the keys of an etcd"),
                 ),
         );
     Command::new("datastore")
@@ -106,10 +111,23 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(snapshot)
+        .subcommands(transfer::commands(&data_dir, &database))
 }
 
 pub fn run(matches: &ArgMatches) -> Result<ExitCode> {
-    let Some(("snapshot", matches)) = matches.subcommand() else { bail!("which command? snapshot") };
+    let matches = match matches.subcommand() {
+        Some(("snapshot", matches)) => matches,
+        Some(("export", matches)) => {
+            let socket = own_socket(matches)?;
+            transfer::export(matches, own_engine(matches)?, socket.as_deref())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(("import", matches)) => {
+            transfer::import(matches, &own_engine(matches)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => bail!("which command? snapshot, export or import"),
+    };
     match matches.subcommand() {
         Some(("save", matches)) => save(matches)?,
         Some(("list", matches)) => list(&snapshot_dir(matches)?)?,
@@ -173,53 +191,37 @@ async fn take(matches: &ArgMatches, target: &Path) -> Result<()> {
         }
         return Ok(fetch_snapshot(endpoint, ClientTls { ca, identity }, target).await?);
     }
-    let database = database(matches)?;
-    if !database.exists() {
-        bail!("there is no datastore {}; give --data-dir, --db or --endpoint", database.display());
+    let socket = own_socket(matches)?;
+    snapshot_of(&own_engine(matches)?, socket.as_deref(), target).await
+}
+
+/// The datastore that is meant: the one given, or else the file in the data folder.
+fn own_engine(matches: &ArgMatches) -> Result<Engine> {
+    match given_engine(matches)? {
+        Some(engine) => Ok(engine),
+        None => Ok(Engine::File(database(matches)?)),
     }
-    match Store::open(StoreOptions::sqlite(&database)).await {
-        Ok(store) => {
-            let snapshot = store.snapshot().await?;
-            let saved = snapshot.save(target).with_context(|| format!("write {}", target.display()));
-            store.close().await?;
-            saved
-        }
-        // That is the server, and its socket is where it serves.
-        Err(Error::InUse { .. }) if matches.get_one::<PathBuf>("db").is_none() => {
-            let socket = data_dir(matches)?.join("server/kine.sock");
-            Ok(fetch_snapshot(&format!("unix://{}", socket.display()), ClientTls::default(), target).await?)
-        }
-        Err(Error::InUse { .. }) => {
-            bail!("{} is in use; give its server by --endpoint", database.display())
-        }
-        Err(error) => Err(error.into()),
+}
+
+/// Where the server of that file answers, if it is the one in the data folder.
+fn own_socket(matches: &ArgMatches) -> Result<Option<PathBuf>> {
+    match matches.get_one::<PathBuf>("db") {
+        Some(_) => Ok(None),
+        None => Ok(Some(data_dir(matches)?.join("server/kine.sock"))),
     }
 }
 
 fn restore(matches: &ArgMatches) -> Result<()> {
     let archive = Archive::open(&found(matches)?, matches.get_flag("skip-hash-check"))?;
-    let target = database(matches)?;
-    if let Some(folder) = target.parent() {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.with_context(|| format!("make {}", folder.display()))?;
-    }
-    let (summary, aside) = archive.restore(&target, matches.get_flag("replace"))?;
-    println!("restored {}", target.display());
+    let target = own_engine(matches)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (summary, aside) = runtime.block_on(put(Arc::new(archive), &target, matches.get_flag("replace")))?;
+    println!("restored {target}");
     show(&summary);
     if let Some(aside) = aside {
-        println!("the previous datastore is now {}", aside.display());
+        println!("the previous datastore is now {aside}");
     }
     Ok(())
-}
-
-fn show(summary: &SnapshotSummary) {
-    println!("revision         {}", summary.revision);
-    println!("compact revision {}", summary.compact_revision);
-    println!("keys             {}", summary.keys);
-    println!("records          {}", summary.records);
-    println!("leases           {}", summary.leases);
-    println!("bytes            {}", summary.bytes);
 }
 
 fn list(folder: &Path) -> Result<()> {

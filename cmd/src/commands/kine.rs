@@ -1,28 +1,27 @@
 //! `skiff kine`: the datastore alone, in place of an etcd.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    str::FromStr,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use skiff_kine::{
-    Store, StoreOptions,
+    Store, StoreOptions, TlsFiles,
     grpc::{Listener, TlsOptions},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{flags::Settings, logging, progress::Progress, supervision::stop_signal};
+use crate::{
+    datastore::{Engine, FORMS},
+    flags::Settings,
+    logging,
+    progress::Progress,
+    supervision::stop_signal,
+};
 
 const ABOUT: &str = "Run the datastore alone, in place of an etcd";
 const DETAILS: &str = "\
-Serves the etcd v3 API over a SQLite file. Stock etcd clients work on it: etcdctl,
+Serves the etcd v3 API over a SQLite file, PostgreSQL or MySQL. Stock etcd clients work on it: etcdctl,
 kube-apiserver --etcd-servers, and everything else that speaks to etcd 3.4 or 3.5.
 
 Examples:
@@ -33,10 +32,11 @@ Examples:
 
 /// The verb's own grammar; `common` are the flags about logging.
 pub fn command(common: impl IntoIterator<Item = Arg>) -> Command {
-    let one = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help)
-    };
-    let file = |name, help| one(name, "FILE", help).value_parser(value_parser!(PathBuf)).help_heading("TLS");
+    fn one(name: &'static str, value: &'static str, help: impl Into<String>) -> Arg {
+        Arg::new(name).long(name).value_name(value).help(help.into())
+    }
+    let file =
+        |name, help: &'static str| one(name, "FILE", help).value_parser(value_parser!(PathBuf)).help_heading("TLS");
     Command::new("kine")
         .about(ABOUT)
         .after_help(DETAILS)
@@ -58,14 +58,12 @@ pub fn command(common: impl IntoIterator<Item = Arg>) -> Command {
                 .default_value("/var/lib/skiff/kine"),
         )
         .arg(
-            one(
-                "datastore-endpoint",
-                "URL",
-                "Another engine or file: sqlite:///PATH or memory://, in place of --data-dir",
-            )
-            .value_parser(Engine::from_str)
-            .conflicts_with("data-dir"),
+            one("datastore-endpoint", "URL", format!("Another engine or file, in place of --data-dir: {FORMS}"))
+                .conflicts_with("data-dir"),
         )
+        .arg(file("datastore-cafile", "Authority that signed the certificate of that database server"))
+        .arg(file("datastore-certfile", "Certificate to show to that database server"))
+        .arg(file("datastore-keyfile", "Key of that certificate"))
         .arg(
             one(
                 "quota-backend-bytes",
@@ -166,26 +164,6 @@ impl FromStr for Address {
     }
 }
 
-/// What keeps the data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Engine {
-    Sqlite(PathBuf),
-    Memory,
-}
-
-impl FromStr for Engine {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Engine, String> {
-        match text.split_once("://") {
-            Some(("sqlite", path)) if !path.is_empty() && !path.contains('?') => Ok(Engine::Sqlite(path.into())),
-            Some(("sqlite", _)) => Err("it needs a path and takes no options: sqlite:///srv/kine/state.db".into()),
-            Some(("memory", "")) => Ok(Engine::Memory),
-            _ => Err("this version knows sqlite:///PATH and memory://".into()),
-        }
-    }
-}
-
 /// As etcd: a plain number means hours.
 fn retention(text: &str) -> Result<Option<Duration>, String> {
     if let Ok(hours) = text.parse::<u32>() {
@@ -200,26 +178,22 @@ fn retention(text: &str) -> Result<Option<Duration>, String> {
 }
 
 fn options(matches: &ArgMatches) -> Result<StoreOptions> {
-    let mut options = match matches.get_one::<Engine>("datastore-endpoint") {
-        Some(Engine::Memory) => StoreOptions::memory(),
-        Some(Engine::Sqlite(path)) => in_file(path)?,
-        None => {
-            let folder = matches.get_one::<PathBuf>("data-dir").context("--data-dir is missing")?;
-            in_file(&folder.join("state.db"))?
+    let file = |name: &str| matches.get_one::<PathBuf>(name).cloned();
+    let engine = match matches.get_one::<String>("datastore-endpoint") {
+        Some(endpoint) => {
+            let tls = TlsFiles {
+                ca: file("datastore-cafile"),
+                certificate: file("datastore-certfile"),
+                key: file("datastore-keyfile"),
+            };
+            Engine::parse(endpoint, tls).context("--datastore-endpoint")?
         }
+        None => Engine::File(file("data-dir").context("--data-dir is missing")?.join("state.db")),
     };
+    let mut options = engine.store_options()?;
     options.retention = matches.get_one::<Option<Duration>>("auto-compaction-retention").copied().flatten();
     options.quota = matches.get_one("quota-backend-bytes").copied().filter(|bytes| *bytes > 0);
     Ok(options)
-}
-
-fn in_file(path: &Path) -> Result<StoreOptions> {
-    if let Some(folder) = path.parent() {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.with_context(|| format!("make {}", folder.display()))?;
-    }
-    Ok(StoreOptions::sqlite(path))
 }
 
 /// TLS must be complete, and used: a certificate nobody would see is a mistake.
@@ -255,15 +229,6 @@ mod tests {
         assert_eq!("https://[::1]:1/".parse(), Ok(Address::Https("[::1]:1".parse().unwrap())));
         for wrong in ["unix://run/k.sock", "http://127.0.0.1", "127.0.0.1:2379", "ftp://127.0.0.1:1", ""] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn engines_that_are_not_there_are_refused() {
-        assert_eq!("sqlite:///a/b.db".parse(), Ok(Engine::Sqlite("/a/b.db".into())));
-        assert_eq!("memory://".parse(), Ok(Engine::Memory));
-        for wrong in ["postgres://u:p@h/db", "sqlite://", "sqlite:///a?mode=ro", "memory://x"] {
-            assert!(wrong.parse::<Engine>().is_err(), "{wrong}");
         }
     }
 

@@ -8,6 +8,7 @@ pub mod kine;
 pub mod kubectl;
 pub mod payload;
 pub mod server;
+mod transfer;
 pub mod version;
 
 use std::process::ExitCode;

@@ -7,9 +7,11 @@ use std::{
 
 use ipnet::IpNet;
 use skiff_controllers::cron_schedule::Schedule;
+use skiff_kine::TlsFiles;
 
 use super::AgentSettings;
 use crate::{
+    datastore::Engine,
     flags::{Settings, SettingsError},
     server::{SnapshotSettings, is_name},
 };
@@ -54,6 +56,7 @@ pub struct ServerSettings {
     pub runs_agent: bool,
     pub kubeconfig: PathBuf,
     pub kubeconfig_mode: u32,
+    pub datastore: Engine,
     pub etcd_socket: PathBuf,
     /// Address of the etcd API for clients with its own certificates.
     pub etcd_expose: Option<SocketAddr>,
@@ -96,6 +99,7 @@ impl ServerSettings {
             runs_agent: !settings.switch("disable-agent"),
             kubeconfig: settings.required("write-kubeconfig")?,
             kubeconfig_mode: file_mode(settings)?,
+            datastore: datastore(settings, &node.data_dir)?,
             etcd_socket: settings.path("etcd-socket").unwrap_or_else(|| node.data_dir.join("server/kine.sock")),
             etcd_expose: settings.parsed("etcd-expose")?,
             datastore_quota: Some(settings.required("quota-backend-bytes")?).filter(|bytes| *bytes > 0),
@@ -152,6 +156,18 @@ pub fn nth_address(range: IpNet, n: u32) -> IpAddr {
         IpAddr::V4(first) => IpAddr::V4(Ipv4Addr::from(u32::from(first).wrapping_add(n))),
         IpAddr::V6(first) => IpAddr::V6(std::net::Ipv6Addr::from(u128::from(first).wrapping_add(u128::from(n)))),
     }
+}
+
+/// The endpoint that is given, or else the file in the data folder.
+fn datastore(settings: &Settings, data_dir: &Path) -> Result<Engine, SettingsError> {
+    let tls = TlsFiles {
+        ca: settings.path("datastore-cafile"),
+        certificate: settings.path("datastore-certfile"),
+        key: settings.path("datastore-keyfile"),
+    };
+    let file = format!("sqlite://{}", data_dir.join("server/db/state.db").display());
+    let endpoint = settings.text("datastore-endpoint").unwrap_or(&file);
+    Engine::parse(endpoint, tls).map_err(|error| SettingsError::new("datastore-endpoint", error.to_string()))
 }
 
 fn check_ranges(services: IpNet, pods: IpNet) -> Result<(), SettingsError> {

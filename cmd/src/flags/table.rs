@@ -99,6 +99,10 @@ pub const FLAGS: &[Flag] = &[
     short('o', flag(Server, GENERAL, "write-kubeconfig", One("FILE"), "/etc/skiff/skiff.yaml", "Where to write the administrator's kubeconfig")),
     flag(Server, GENERAL, "write-kubeconfig-mode", One("MODE"), "0600", "Permissions of that file"),
 
+    flag(Server, STORE, "datastore-endpoint", One("URL"), "", "Datastore other than the file in data-dir: sqlite://, postgres://, mysql://, or https://HOST:2379,... of an etcd"),
+    flag(Server, STORE, "datastore-cafile", One("FILE"), "", "Authority that signed the certificate of that datastore"),
+    flag(Server, STORE, "datastore-certfile", One("FILE"), "", "Certificate to show to that datastore"),
+    flag(Server, STORE, "datastore-keyfile", One("FILE"), "", "Key of that certificate"),
     flag(Server, STORE, "etcd-socket", One("PATH"), "", "Unix socket of the etcd API (default: DATA-DIR/server/kine.sock)"),
     flag(Server, STORE, "etcd-expose", One("IP:PORT"), "", "Serve the etcd API on this address too, to clients with a certificate of DATA-DIR/server/tls/etcd"),
     flag(Server, STORE, "quota-backend-bytes", One("BYTES"), "8589934592", "Refuse to grow beyond this, with etcd's NOSPACE alarm; 0 leaves it to the disk"),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use skiff_apiserver::{ApiServer, Config, ConnectionInfo, Handler, ProxySettings, TokenIssuer, UserInfo, VersionInfo};
 use skiff_client::Client;
-use skiff_kine::{Store, StoreOptions};
+use skiff_kine::{Etcd, Store};
 use skiff_tunnel::{SessionConfig, Sessions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::{cluster_config, etcd_listener, listener};
 use crate::{
     config::ServerSettings,
+    datastore::Engine,
     join::{Trusted, client_config},
     node_dialer::TunnelDialer,
     pki::ServerPki,
     progress::Progress,
-    storage::KineBackend,
+    storage::{Datastore, KineBackend},
     supervision::Supervision,
     supervisor::{JoinSecrets, Supervisor},
     version,
@@ -47,11 +48,11 @@ impl ControlPlane {
         progress: &Progress,
         supervision: &mut Supervision,
     ) -> Result<ControlPlane> {
-        let store = open_store(settings, progress, supervision).await?;
+        let datastore = open_datastore(settings, progress, supervision).await?;
         let step = progress.step("API server");
         let sessions = Arc::new(Sessions::new(SessionConfig::default(), TUNNEL_WAIT));
         let token = supervision.stage("API server", Duration::from_secs(10));
-        let server = ApiServer::new(config(settings, pki, store, &sessions)?, token.clone())?;
+        let server = ApiServer::new(config(settings, pki, datastore, &sessions)?, token.clone())?;
         supervision.spawn("API server", {
             let server = server.clone();
             async move {
@@ -136,13 +137,27 @@ impl ControlPlane {
     }
 }
 
-/// Opens the datastore and its etcd API; both end last.
+/// Opens the datastore: a store of our own, or an etcd that others run.
+async fn open_datastore(
+    settings: &ServerSettings,
+    progress: &Progress,
+    supervision: &mut Supervision,
+) -> Result<Datastore> {
+    let Engine::Etcd(endpoints) = &settings.datastore else {
+        return Ok(Datastore::Store(open_store(settings, progress, supervision).await?));
+    };
+    if settings.etcd_expose.is_some() {
+        anyhow::bail!("--etcd-expose: the datastore is an etcd already, with an address of its own");
+    }
+    let step = progress.step("Datastore");
+    let etcd = Etcd::open(endpoints).await?;
+    step.done(&settings.datastore.to_string());
+    Ok(Datastore::Etcd(etcd))
+}
+
+/// Opens the store and its etcd API; both end last.
 async fn open_store(settings: &ServerSettings, progress: &Progress, supervision: &mut Supervision) -> Result<Store> {
     let step = progress.step("Datastore");
-    let path = settings.node.data_dir.join("server/db/state.db");
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    }
     // First of all, so that a mistake in the address shows before anything runs.
     let exposed = match settings.etcd_expose {
         Some(address) => {
@@ -151,7 +166,7 @@ async fn open_store(settings: &ServerSettings, progress: &Progress, supervision:
         }
         None => None,
     };
-    let mut options = StoreOptions::sqlite(&path);
+    let mut options = settings.datastore.store_options()?;
     options.quota = settings.datastore_quota;
     let store = Store::open(options).await?;
     let token = supervision.stage("datastore", Duration::from_secs(10));
@@ -178,11 +193,16 @@ async fn open_store(settings: &ServerSettings, progress: &Progress, supervision:
     supervision.spawn("etcd API", async move {
         skiff_kine::grpc::serve_unix(served, &socket, token).await.context("serve the etcd API")
     });
-    step.done(&path.display().to_string());
+    step.done(&settings.datastore.to_string());
     Ok(store)
 }
 
-fn config(settings: &ServerSettings, pki: &ServerPki, store: Store, sessions: &Arc<Sessions>) -> Result<Config> {
+fn config(
+    settings: &ServerSettings,
+    pki: &ServerPki,
+    datastore: Datastore,
+    sessions: &Arc<Sessions>,
+) -> Result<Config> {
     let issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
     let audiences = vec![issuer.clone(), "skiff".to_owned()];
     let token_issuer = TokenIssuer::new(issuer, audiences, &pki.service_account_key_pem, &[])
@@ -192,7 +212,7 @@ fn config(settings: &ServerSettings, pki: &ServerPki, store: Store, sessions: &A
             .map_err(anyhow::Error::msg)?;
     let own_node = settings.runs_agent.then(|| settings.node.node_name.clone());
     Ok(Config {
-        backend: Arc::new(KineBackend(store)),
+        backend: Arc::new(KineBackend(datastore)),
         client_ca: listener::certificates(&pki.client_ca.certificate_pem)?,
         request_header_ca: listener::certificates(&pki.request_header_ca.certificate_pem)?,
         request_header_names: vec!["system:auth-proxy".to_owned()],
