@@ -7,9 +7,12 @@
 
 mod alarm;
 mod cases;
+mod concurrent;
 mod etcd;
 mod etcdctl;
+mod gate;
 mod grpc;
+mod linear;
 mod local;
 mod random;
 mod servers;
@@ -76,4 +79,5 @@ battery! {
     watch_cases::a_watch_of_the_compacted_past_is_told_where_history_begins,
     watch_cases::a_deletion_at_the_compact_revision_is_still_seen,
     random::a_random_history_agrees_with_the_model,
+    concurrent::concurrent_histories_are_linearizable_and_watched_whole,
 }
