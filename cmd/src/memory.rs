@@ -1,29 +1,31 @@
 //! After a burst (hundreds of pods, large lists) memory goes back to the system.
 //!
-//! Looks once a minute and acts only when the process has grown since it last
-//! gave memory back: a process at rest, or one that needs what it has, is left alone.
+//! The allocator keeps what is freed, and what a burst needed is freed over
+//! minutes: histories age, caches shrink. So a process that is larger than it
+//! was at its smallest gives back again and again, ever less often while
+//! nothing comes of it. One at its smallest is left alone.
 
 use std::time::Duration;
 
 use skiff_host::memory;
 use tokio_util::sync::CancellationToken;
 
-const LOOK: Duration = Duration::from_secs(60);
-/// Growth that is worth a walk through the allocator's free lists.
+const WAIT_MIN: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(16 * 60);
+/// Growth that is worth a walk through the allocator's free lists, and a gain worth having walked for.
 const GROWTH: u64 = 8 << 20;
 
 /// Gives memory back until the token is cancelled.
 pub async fn give_back(token: CancellationToken) {
-    let mut settled = 0;
+    let mut rhythm = Rhythm::new();
     loop {
         tokio::select! {
             () = token.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(rhythm.wait) => {}
         }
         // Without /proc there is nothing to go by.
-        let Some(resident) = memory::resident() else { return token.cancelled().await };
-        if !has_grown(resident, settled) {
-            settled = settled.min(resident);
+        let Some(before) = memory::resident() else { return token.cancelled().await };
+        if !rhythm.is_due(before) {
             continue;
         }
         let after = tokio::task::spawn_blocking(|| {
@@ -31,22 +33,85 @@ pub async fn give_back(token: CancellationToken) {
             memory::resident()
         });
         let Ok(Some(after)) = after.await else { return token.cancelled().await };
-        tracing::debug!(component = "memory", resident, after, "gave free memory back");
-        settled = after;
+        tracing::debug!(component = "memory", before, after, "gave free memory back");
+        rhythm.gave_back(before, after);
     }
 }
 
-fn has_grown(resident: u64, settled: u64) -> bool {
-    resident >= settled + GROWTH
+/// When to give back: bytes resident go in, the wait until the next look comes out.
+struct Rhythm {
+    /// The smallest size the process ever settled at.
+    floor: u64,
+    /// Its size after the last time.
+    settled: u64,
+    wait: Duration,
+}
+
+impl Rhythm {
+    fn new() -> Rhythm {
+        Rhythm { floor: u64::MAX, settled: 0, wait: WAIT_MIN }
+    }
+
+    fn is_due(&mut self, resident: u64) -> bool {
+        self.floor = self.floor.min(resident);
+        if resident >= self.settled.saturating_add(GROWTH) {
+            self.wait = WAIT_MIN;
+            return true;
+        }
+        resident >= self.floor.saturating_add(GROWTH)
+    }
+
+    fn gave_back(&mut self, before: u64, after: u64) {
+        self.floor = self.floor.min(after);
+        self.settled = after;
+        let worth_it = before.saturating_sub(after) >= GROWTH;
+        self.wait = if worth_it { WAIT_MIN } else { (self.wait * 2).min(WAIT_MAX) };
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
+    fn settled_at(size: u64) -> Rhythm {
+        let mut rhythm = Rhythm::new();
+        assert!(rhythm.is_due(size), "the first time it is not known what is free");
+        rhythm.gave_back(size, size);
+        rhythm
+    }
+
     #[test]
     fn a_process_at_rest_is_left_alone_and_a_grown_one_is_not() {
-        assert!(!has_grown((60 << 20) + GROWTH - 1, 60 << 20));
-        assert!(has_grown((60 << 20) + GROWTH, 60 << 20));
+        let mut rhythm = settled_at(60 * MIB);
+        assert!(!rhythm.is_due(60 * MIB + GROWTH - 1));
+        assert!(rhythm.is_due(60 * MIB + GROWTH));
+    }
+
+    #[test]
+    fn what_a_burst_frees_late_is_given_back_late() {
+        let mut rhythm = settled_at(60 * MIB);
+        assert!(rhythm.is_due(180 * MIB));
+        rhythm.gave_back(180 * MIB, 130 * MIB);
+        assert_eq!(rhythm.wait, WAIT_MIN);
+        assert!(rhythm.is_due(130 * MIB), "it is still far from its smallest");
+        rhythm.gave_back(130 * MIB, 129 * MIB);
+        assert_eq!(rhythm.wait, WAIT_MIN * 2, "nothing came of it");
+        assert!(rhythm.is_due(129 * MIB));
+        rhythm.gave_back(129 * MIB, 62 * MIB);
+        assert!(!rhythm.is_due(62 * MIB));
+    }
+
+    #[test]
+    fn looks_become_rare_and_growth_makes_them_frequent_again() {
+        let mut rhythm = settled_at(60 * MIB);
+        for _ in 0..10 {
+            assert!(rhythm.is_due(90 * MIB));
+            rhythm.gave_back(90 * MIB, 90 * MIB);
+        }
+        assert_eq!(rhythm.wait, WAIT_MAX);
+        assert!(rhythm.is_due(100 * MIB));
+        assert_eq!(rhythm.wait, WAIT_MIN);
     }
 }
