@@ -2,11 +2,12 @@
 //! asked and what was asked, can ask others itself, and can turn unhealthy.
 //!
 //! `agnhost netexec [--http-port N] [--udp-port N] [--fail-after SECONDS]`,
-//! `agnhost grpc-health-checking`, `agnhost sample-apiserver ...` (see its file), `agnhost pause`, `agnhost entrypoint-tester WORDS...`. Ends on SIGTERM, even as process 1.
+//! `agnhost grpc-health-checking`, `agnhost sample-apiserver ...` and `agnhost webhook ...` (see their files), `agnhost pause`, `agnhost entrypoint-tester WORDS...`. Ends on SIGTERM, even as process 1.
 
 mod grpc;
 mod sample_api;
 mod tls;
+mod webhook;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +36,7 @@ async fn main() -> Result<()> {
             Some("netexec") => netexec(&words[1..]).await,
             Some("grpc-health-checking") => grpc::serve(5000).await,
             Some("sample-apiserver") => sample_api::serve(&words[1..]).await,
+            Some("webhook") => webhook::serve(&words[1..]).await,
             Some("entrypoint-tester") => {
                 println!("{:?}", std::env::args().collect::<Vec<_>>());
                 Ok(())

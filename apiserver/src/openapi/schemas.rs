@@ -125,6 +125,12 @@ impl Collector {
     fn custom(&mut self, row: &Resource) -> String {
         let name = names::custom(row, &row.kind);
         let meta = self.named("meta/v1", "ObjectMeta");
+        let open = row.open_api.as_ref().is_some_and(|own| own["x-kubernetes-preserve-unknown-fields"] == true);
+        if open && self.dialect == Dialect::V2 {
+            // Clients of the older document refuse what it does not name, so it names nothing.
+            self.done.insert(name.clone(), json!({"type": "object"}));
+            return name;
+        }
         let mut schema = match &row.open_api {
             Some(own) if self.dialect == Dialect::V3 => (**own).clone(),
             Some(own) => without_v3(own),

@@ -12,6 +12,7 @@ mod resource_metrics;
 mod update;
 mod watch;
 mod websocket_watch;
+mod yaml_duplicates;
 
 use std::sync::Arc;
 

@@ -4,15 +4,15 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
 use skiff_api::{
-    Reason, Status,
+    GroupVersionKind, Reason, Status, codec,
     patch::{json_patch, merge, strategic},
 };
 
-use super::{Call, answer};
+use super::{Call, answer, yaml_duplicates};
 use crate::{
     body::Body,
     limits, managed,
-    options::WriteOptions,
+    options::{FieldValidation, WriteOptions},
     registry::{store::Written, write::Edited},
     rest::update::edit_view,
     wire,
@@ -114,6 +114,10 @@ fn parse_apply(call: &Call<'_>, options: &WriteOptions, body: &Bytes) -> Result<
     let (gvk, root) = call.body_kind();
     let decoded = skiff_api::codec::yaml::decode(root.as_ref(), body)
         .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
+    if options.field_validation == FieldValidation::Strict && !decoded.duplicate.is_empty() {
+        return Err(Status::bad_request(repeated(&decoded, body)));
+    }
+    refuse_undeclared(&gvk, &decoded)?;
     wire::judge(&gvk, &decoded, options.field_validation, &call.warnings)?;
     let mut config = decoded.value;
     for name in ["apiVersion", "kind"] {
@@ -129,6 +133,38 @@ fn parse_apply(call: &Call<'_>, options: &WriteOptions, body: &Bytes) -> Result<
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     Ok(Patch::Apply(config))
+}
+
+/// What upstream's YAML decoder says of keys that stand twice.
+fn repeated(decoded: &codec::Decoded, body: &[u8]) -> String {
+    let lines = std::str::from_utf8(body).map(yaml_duplicates::describe).unwrap_or_default();
+    let lines = if lines.is_empty() {
+        let name = |path: &String| format!("key {:?} already set in map", path.rsplit('.').next().unwrap_or(path));
+        decoded.duplicate.iter().map(name).collect()
+    } else {
+        lines
+    };
+    format!("error decoding YAML: yaml: unmarshal errors:\n  {}", lines.join("\n  "))
+}
+
+/// Fields of an applied object must all be declared: an owner of a field that nobody knows makes no sense.
+fn refuse_undeclared(gvk: &GroupVersionKind, decoded: &codec::Decoded) -> Result<(), Status> {
+    let lines: Vec<String> =
+        decoded.unknown.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
+    let errors = match lines.as_slice() {
+        [] => return Ok(()),
+        [single] => single.clone(),
+        several => format!("errors:\n  {}", several.join("\n  ")),
+    };
+    let text = |name: &str| decoded.value["metadata"][name].as_str().unwrap_or_default();
+    let message = format!(
+        "failed to create typed patch object ({}/{}; {}, Kind={}): {errors}",
+        text("namespace"),
+        text("name"),
+        gvk.api_version(),
+        gvk.kind
+    );
+    Err(Status { code: 500, ..Status::failure(Reason::Unknown, message) })
 }
 
 /// The object (or its view) after a patch of one of the three plain kinds.

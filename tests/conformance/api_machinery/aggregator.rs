@@ -22,7 +22,7 @@ const SAMPLE: &str = "v1alpha1.wardle.example.com";
 const FLUNDERS: &str = "/apis/wardle.example.com/v1alpha1";
 
 /// Certificate, key and the authority of both, PEM.
-fn certificate(host: &str) -> Result<(String, String, String)> {
+pub fn certificate(host: &str) -> Result<(String, String, String)> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name.push(DnType::CommonName, "sample-api-ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

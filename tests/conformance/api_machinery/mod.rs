@@ -2,12 +2,14 @@
 
 mod aggregator;
 mod collector;
+mod custom;
 mod kinds;
 mod namespaces;
 mod quota;
 mod server;
 mod validation;
 mod watchers;
+mod webhook_server;
 
 use crate::Test;
 
@@ -19,6 +21,7 @@ pub fn tests() -> Vec<Test> {
         namespaces::tests(),
         quota::tests(),
         server::tests(),
+        custom::tests(),
         validation::tests(),
         watchers::tests(),
     ]
