@@ -60,6 +60,8 @@ pub(crate) struct Writer {
     marked_clean: bool,
     /// There may be space to reclaim.
     untidy: bool,
+    /// Others may have written to a shared log, and it could not be looked at yet.
+    behind: bool,
     compaction_waiters: Vec<Reply<()>>,
     defragment_waiters: Vec<Reply<()>>,
     retry_at: Option<Instant>,
@@ -76,6 +78,7 @@ impl Writer {
             in_doubt: None,
             marked_clean: closed_in_order,
             untidy: true,
+            behind: false,
             compaction_waiters: Vec::new(),
             defragment_waiters: Vec::new(),
             retry_at: None,
@@ -135,6 +138,7 @@ impl Writer {
 
     fn has_work(&self) -> bool {
         self.untidy
+            || self.behind
             || !self.defragment_waiters.is_empty()
             || !self.compaction_waiters.is_empty()
             || self.shared.index.read().has_garbage()

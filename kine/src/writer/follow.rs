@@ -29,7 +29,11 @@ impl Writer {
 
     /// Learns what others have written, after something woke the writer.
     pub(super) fn follow(&mut self) {
-        if !self.log.is_shared() || self.retry_at.is_some_and(|retry_at| retry_at > Instant::now()) {
+        if !self.log.is_shared() {
+            return;
+        }
+        self.behind = true;
+        if self.retry_at.is_some_and(|retry_at| retry_at > Instant::now()) {
             return;
         }
         let result = self.resolve_doubt().and_then(|_| {
@@ -40,7 +44,7 @@ impl Writer {
             }
         });
         match result {
-            Ok(()) => self.retry_at = None,
+            Ok(()) => (self.behind, self.retry_at) = (false, None),
             Err(error) => self.pause("follow the other servers", &Error::Read(error.to_string())),
         }
     }

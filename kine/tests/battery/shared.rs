@@ -6,6 +6,7 @@ use std::time::Duration;
 use skiff_kine::*;
 use tokio::time::{Instant, timeout};
 
+use crate::gate::Gate;
 use crate::servers::{self, Server};
 
 /// Generous, for hosts that are slow; what is waited for is an event each time.
@@ -221,6 +222,105 @@ async fn outages_are_survived(server: Server, url: String) {
     b.close().await.unwrap();
 }
 
+/// The port in an endpoint of this host.
+fn port(url: &str) -> u16 {
+    let rest = url.split("127.0.0.1:").nth(1).unwrap();
+    rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+/// A store that was cut off while others compacted what it had not seen is told so, and so are its watchers.
+async fn a_store_left_behind_by_compaction_loads_anew(url: &str) {
+    let gate = Gate::to(port(url)).await;
+    let through = url.replace(&format!("127.0.0.1:{}", port(url)), &gate.address.to_string());
+    let (a, b) = (open(url).await, open(&through).await);
+    let (gone, _) = a.lease_grant(0, 600).await.unwrap();
+    for (key, lease) in [("kept", 0), ("deleted", 0), ("leased", gone)] {
+        a.put(PutRequest { lease, ..put(key, "1") }).await.unwrap();
+    }
+    assert_eq!(watched(&b, 2, 3).await.len(), 3);
+    let mut idle = b.watch(WatchRequest::new(KeyRange::prefix("k"), Revision(0))).unwrap();
+    let mut later = b.watch(WatchRequest::new(KeyRange::key("later"), Revision(40))).unwrap();
+    gate.set_open(false);
+    a.delete(KeyRange::key("deleted")).await.unwrap();
+    a.lease_revoke(gone).await.unwrap();
+    for i in 0..20 {
+        a.put(put("kept", &i.to_string())).await.unwrap();
+    }
+    let newest = a.current_revision();
+    a.compact(newest, true).await.unwrap();
+    gate.set_open(true);
+    let all = || RangeRequest::new(KeyRange::all());
+    let seen = timeout(PATIENCE, async {
+        loop {
+            // Errors are right as long as the way is shut.
+            match b.range(all()).await {
+                Ok(seen) => return seen,
+                Err(error) => assert!(matches!(error, Error::Read(_)), "{error}"),
+            }
+        }
+    });
+    assert_eq!(seen.await.unwrap(), a.range(all()).await.unwrap(), "nothing that was deleted meanwhile is left");
+    assert!(b.leases().is_empty());
+    let missed = timeout(PATIENCE, idle.next()).await.unwrap();
+    assert!(matches!(missed, Err(Error::Compacted { .. })), "{missed:?}");
+    for i in newest.0..45 {
+        b.put(put("later", &i.to_string())).await.unwrap();
+    }
+    assert_eq!(take(&mut later, 6).await[0].kv.mod_revision, Revision(40), "who waits for the future misses nothing");
+    assert_eq!(a.hash(Revision(0)).await.unwrap(), b.hash(Revision(0)).await.unwrap());
+}
+
+/// Connections that end again and again, at any moment of a write, lose and double nothing.
+async fn cut_connections_lose_and_double_nothing(url: &str) {
+    let gate = Gate::to(port(url)).await;
+    let through = url.replace(&format!("127.0.0.1:{}", port(url)), &gate.address.to_string());
+    let (a, b) = (open(url).await, open(&through).await);
+    let mut watcher = b.watch(WatchRequest::new(KeyRange::all(), Revision(2))).unwrap();
+    let write = |store: Store, name: &'static str| async move {
+        let mut acknowledged = Vec::new();
+        for i in 0..150 {
+            match store.put(put(name, &i.to_string())).await {
+                Ok(response) => acknowledged.push((name, i, response.revision)),
+                Err(Error::Write(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        acknowledged
+    };
+    let (done, finished) = tokio::sync::oneshot::channel::<()>();
+    let cuts = async {
+        let mut finished = finished;
+        for wait in (0..40).map(|i: u64| 40 + i * 37 % 160) {
+            // The moments are the point here; nothing is waited for.
+            if timeout(Duration::from_millis(wait), &mut finished).await.is_ok() {
+                return;
+            }
+            gate.set_open(false);
+            gate.set_open(true);
+        }
+        let _ = finished.await;
+    };
+    let writes = async {
+        let both = tokio::join!(write(a.clone(), "a"), write(b.clone(), "b"));
+        let _ = done.send(());
+        both
+    };
+    let ((from_a, from_b), ()) = tokio::join!(writes, cuts);
+    assert_eq!(from_a.len(), 150, "the other store is not disturbed");
+    let newest = a.range(RangeRequest::new(KeyRange::all())).await.unwrap().revision;
+    let events = take(&mut watcher, usize::try_from(newest.0 - 1).unwrap()).await;
+    let revisions: Vec<u64> = events.iter().map(|event| event.kv.mod_revision.0).collect();
+    assert_eq!(revisions, (2..=newest.0).collect::<Vec<_>>());
+    for (name, value, revision) in from_a.into_iter().chain(from_b) {
+        let kv = &events[usize::try_from(revision.0 - 2).unwrap()].kv;
+        assert_eq!((kv.key.as_ref(), kv.value.as_ref()), (name.as_bytes(), value.to_string().as_bytes()));
+    }
+    let mut written: Vec<_> = events.iter().map(|event| (event.kv.key.clone(), event.kv.value.clone())).collect();
+    written.sort();
+    written.dedup();
+    assert_eq!(written.len(), events.len(), "no write took place twice");
+}
+
 macro_rules! on_both {
     ($($case:ident,)*) => {
         mod postgres_shared {
@@ -239,6 +339,8 @@ on_both! {
     compaction_is_seen_everywhere,
     leases_are_known_everywhere_and_end_once,
     the_alarm_is_raised_for_all,
+    a_store_left_behind_by_compaction_loads_anew,
+    cut_connections_lose_and_double_nothing,
 }
 
 #[tokio::test(flavor = "multi_thread")]
