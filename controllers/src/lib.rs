@@ -40,6 +40,7 @@ pub mod pod_gc;
 pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;
+pub mod service_addresses;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod taint_eviction;
@@ -116,6 +117,8 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(endpoints::EndpointsController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(endpointslice_mirroring::EndpointSliceMirroringController),
+        Arc::new(service_addresses::IpAddressController),
+        Arc::new(service_addresses::ServiceCidrController),
         Arc::new(volume_binder::VolumeBinder),
         Arc::new(volume_protection::ClaimProtectionController),
         Arc::new(volume_protection::VolumeProtectionController),

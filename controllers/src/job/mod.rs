@@ -16,6 +16,8 @@
 //! when every pod has ended, announced before by FailureTarget or SuccessCriteriaMet.
 
 mod indexes;
+#[cfg(test)]
+mod orphan_tests;
 pub mod orphans;
 mod policy;
 mod tally;

@@ -61,6 +61,9 @@ impl Endpoint for EvictionEndpoint {
             options: &write_options,
             warnings: &warnings,
         };
+        if !is_over(&value) {
+            mark(&request.context, &write, request.store).await?;
+        }
         request.store.delete(&write, &options).await?;
         let mut body = json!(Status::success(None));
         body["code"] = 201.into();
@@ -81,10 +84,50 @@ fn delete_options(options: &Value) -> DeleteOptions {
     }
 }
 
+fn is_over(pod: &Value) -> bool {
+    matches!(text(&pod["status"], "phase"), "Succeeded" | "Failed")
+        || field(&pod["metadata"], "deletionTimestamp").is_some()
+}
+
 /// Pods that are over, not started or already dying disturb nobody.
 fn needs_budget(pod: &Value) -> bool {
-    let phase = text(&pod["status"], "phase");
-    !matches!(phase, "Succeeded" | "Failed" | "Pending") && field(&pod["metadata"], "deletionTimestamp").is_none()
+    !is_over(pod) && text(&pod["status"], "phase") != "Pending"
+}
+
+/// Tells in the pod's status why it will end: pod failure policies of jobs look at that.
+async fn mark(context: &RequestContext<'_>, write: &WriteRequest<'_>, store: &Store) -> Result<(), Status> {
+    let write = WriteRequest { subresource: "status", ..*write };
+    let now = seconds(context.now);
+    let edit = |old: Option<&Value>| {
+        let mut pod = old.cloned().ok_or_else(|| Status::not_found("", "pods", write.name))?;
+        add_condition(&mut pod, &now);
+        Ok(Edited { object: pod, applied: false })
+    };
+    store.update(&write, &edit).await.map(drop)
+}
+
+fn add_condition(pod: &mut Value, now: &str) {
+    let condition = json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+        "lastTransitionTime": now,
+        "observedGeneration": pod["metadata"]["generation"],
+    });
+    let status = child(pod, "status");
+    let mut conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    match conditions.iter_mut().find(|have| have["type"] == condition["type"]) {
+        // A disruption that was announced before keeps its time.
+        Some(have) if have["status"] == "True" => {
+            let since = have["lastTransitionTime"].clone();
+            *have = condition;
+            have["lastTransitionTime"] = since;
+        }
+        Some(have) => *have = condition,
+        None => conditions.push(condition),
+    }
+    set(status, "conditions", conditions);
 }
 
 /// Takes one disruption from the budget of the pod, if it has one.
@@ -231,6 +274,18 @@ mod tests {
         let cause = &error.details.unwrap().causes[0];
         assert_eq!(cause.reason, "DisruptionBudget");
         assert_eq!(cause.message, "The disruption budget b needs 2 healthy pods and has 3 currently");
+    }
+
+    #[test]
+    fn an_eviction_is_told_in_the_status_once() {
+        let mut pod = json!({"metadata": {"generation": 2}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        add_condition(&mut pod, "first");
+        add_condition(&mut pod, "second");
+        let conditions = pod["status"]["conditions"].as_array().unwrap();
+        assert_eq!(conditions.len(), 2);
+        let told = &conditions[1];
+        assert_eq!((&told["type"], &told["reason"]), (&json!("DisruptionTarget"), &json!("EvictionByEvictionAPI")));
+        assert_eq!((&told["lastTransitionTime"], &told["observedGeneration"]), (&json!("first"), &json!(2)));
     }
 
     #[test]
