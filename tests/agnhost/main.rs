@@ -1,10 +1,14 @@
 //! The server that test pods run: answers over HTTP and UDP who it is, who
 //! asked and what was asked, can ask others itself, and can turn unhealthy.
 //!
-//! `agnhost netexec [--http-port N] [--udp-port N] [--fail-after SECONDS]`,
-//! `agnhost grpc-health-checking`, `agnhost sample-apiserver ...` and `agnhost webhook ...` (see their files), `agnhost pause`, `agnhost entrypoint-tester WORDS...`. Ends on SIGTERM, even as process 1.
+//! `agnhost netexec [--http-port N] [--udp-port N] [--fail-after SECONDS]
+//! [--tls-port N --tls-cert FILE --tls-key FILE]`, `agnhost registry` (see its file),
+//! `agnhost grpc-health-checking`, `agnhost sample-apiserver ...` and `agnhost webhook ...` (see their files), `agnhost guestbook ...` (see its file),
+//! `agnhost pause`, `agnhost entrypoint-tester WORDS...`. Ends on SIGTERM, even as process 1.
 
 mod grpc;
+mod guestbook;
+mod registry;
 mod sample_api;
 mod tls;
 mod webhook;
@@ -17,7 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, UdpSocket},
     time::timeout,
 };
@@ -35,7 +39,9 @@ async fn main() -> Result<()> {
         match words.first().map(String::as_str) {
             Some("netexec") => netexec(&words[1..]).await,
             Some("grpc-health-checking") => grpc::serve(5000).await,
+            Some("registry") => registry::serve(&words[1..]).await,
             Some("sample-apiserver") => sample_api::serve(&words[1..]).await,
+            Some("guestbook") => guestbook::serve(&words[1..]).await,
             Some("webhook") => webhook::serve(&words[1..]).await,
             Some("entrypoint-tester") => {
                 println!("{:?}", std::env::args().collect::<Vec<_>>());
@@ -81,6 +87,23 @@ async fn netexec(words: &[String]) -> Result<()> {
             }
         });
     }
+    if let Some(port) = flag(words, "--tls-port") {
+        let file = |name: &str| flag(words, name).with_context(|| format!("{name} is missing"));
+        let acceptor = tls::acceptor(&file("--tls-cert")?, &file("--tls-key")?, None)?;
+        let listener = TcpListener::bind(("::", port.parse()?)).await.context("listen")?;
+        servers.spawn(async move {
+            loop {
+                let (stream, peer) = listener.accept().await?;
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let served = async { serve(acceptor.accept(stream).await?, peer, true).await };
+                    if let Err(error) = served.await {
+                        println!("{peer}: {error:#}");
+                    }
+                });
+            }
+        });
+    }
     servers.spawn(async move {
         let mut buffer = vec![0; 2048];
         loop {
@@ -101,7 +124,7 @@ async fn netexec(words: &[String]) -> Result<()> {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, healthy: bool) -> Result<()> {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr, healthy: bool) -> Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).await?;

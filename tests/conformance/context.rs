@@ -35,6 +35,8 @@ impl Context {
     pub async fn from_environment() -> Result<Context> {
         let mut config = Config::infer().await.context("read KUBECONFIG")?;
         config.read_timeout = None;
+        // Refusals such as 429 are answers that rows look at.
+        config.default_retry = false;
         let client = Client::try_from(config)?;
         let of = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
         Ok(Context {

@@ -1,5 +1,7 @@
 //! Rows of the area network.
 
+mod forwarding;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
@@ -85,7 +87,7 @@ mod table {
 }
 
 pub fn tests() -> Vec<Test> {
-    table::tests()
+    [table::tests(), forwarding::tests()].into_iter().flatten().collect()
 }
 
 async fn master_service(context: Context) -> Result<()> {

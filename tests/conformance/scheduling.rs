@@ -39,6 +39,9 @@ mod table {
             "validates lower priority pod preemption by critical pod" => |c| preemption(c, true),
             "validates pod disruption condition is added to the preempted pod" => disruption,
         }
+        "SchedulerPreemption PreemptionExecutionPath" {
+            "runs ReplicaSets to verify preemption running path" => preemption_path,
+        }
         "SchedulerPreemption PriorityClass endpoints" {
             "verify PriorityClass endpoints can be operated with different HTTP methods" => priority_classes,
         }
@@ -301,4 +304,64 @@ async fn priority_classes(context: Context) -> Result<()> {
     let objects = three(&json!({"value": 5}));
     let (version, kind, plural) = ("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses");
     Operations { version, kind, plural, namespace: None, objects, status: None }.run(&context).await
+}
+
+/// A pod of high priority takes the place of two replica sets of low priority; a third one stays as it is.
+async fn preemption_path(context: Context) -> Result<()> {
+    const RESOURCE: &str = "example.com/fakecpu";
+    let namespace = context.namespace().await?;
+    let suffix = unique();
+    let classes: Vec<String> = (1..=4).map(|level| format!("p{level}-{suffix}")).collect();
+    for (at, class) in classes.iter().enumerate() {
+        context.leftover(&format!("{CLASSES}/{class}"));
+        context.create(CLASSES, &json!({"metadata": {"name": class}, "value": at + 1})).await?;
+    }
+    let node = &context.nodes().await?[..1];
+    offer(&context, node, RESOURCE, "1000").await?;
+    let result = preempted_sets(&context, &namespace, name(&node[0]), &classes, RESOURCE).await;
+    take_resource(&context, node, RESOURCE).await?;
+    result
+}
+
+async fn preempted_sets(
+    context: &Context,
+    namespace: &str,
+    node: &str,
+    classes: &[String],
+    resource: &str,
+) -> Result<()> {
+    let pods = core(namespace, "pods");
+    let mut watch = context.watch(&pods).await?;
+    let sets = crate::api::group("apps/v1", namespace, "replicasets");
+    for (number, size) in [(1, "200"), (2, "300"), (3, "450")] {
+        let set = format!("rs-pod{number}");
+        let mut template = taking(context, "unnamed", resource, size, &classes[number - 1]);
+        template["metadata"] = json!({"labels": {"name": set}});
+        template["spec"]["restartPolicy"] = "Always".into();
+        template["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+        let spec = json!({"replicas": 1, "selector": {"matchLabels": {"name": set}}, "template": template});
+        context.create(&sets, &json!({"metadata": {"name": set}, "spec": spec})).await?;
+        let ready = |set: &Value| set["status"]["readyReplicas"] == 1;
+        context.until(&format!("{sets}/{set}"), "has its pod", ready).await?;
+    }
+    let preemptor = taking(context, "pod4", resource, "500", &classes[3]);
+    let preemptor = with(preemptor, json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": node}}}));
+    context.start_pod(namespace, &preemptor).await?;
+    // Two pods of each preempted set are seen, one of the third.
+    let mut seen: std::collections::BTreeMap<String, std::collections::BTreeSet<String>> = Default::default();
+    let count = |seen: &std::collections::BTreeMap<String, std::collections::BTreeSet<String>>, set: &str| {
+        seen.get(set).map_or(0, |uids| uids.len())
+    };
+    while count(&seen, "rs-pod1") < 2 || count(&seen, "rs-pod2") < 2 {
+        let event = watch.next(LIMIT).await?;
+        let pod = &event["object"];
+        let set = pod["metadata"]["labels"]["name"].as_str().unwrap_or_default().to_owned();
+        seen.entry(set).or_default().insert(crate::api::uid(pod).to_owned());
+    }
+    for (set, wanted) in [("rs-pod1", 2), ("rs-pod2", 2), ("rs-pod3", 1)] {
+        ensure!(count(&seen, set) == wanted, "{} pods of {set} were seen", count(&seen, set));
+    }
+    let stays = context.get(&format!("{sets}/rs-pod3")).await?;
+    ensure!(stays["status"]["readyReplicas"] == 1, "the third set was disturbed: {}", stays["status"]);
+    Ok(())
 }

@@ -65,11 +65,19 @@ async fn rollover(context: Context) -> Result<()> {
     for set in &all {
         let is_new = set["spec"]["template"]["spec"]["containers"][0]["image"] == context.agnhost_other;
         ensure!(set["spec"]["replicas"] == u32::from(is_new), "{} has {}", name(set), set["spec"]["replicas"]);
+        // Revisions count the templates that the deployment itself had.
         let revision = &set["metadata"]["annotations"]["deployment.kubernetes.io/revision"];
-        ensure!(revision.is_string(), "{} has no revision", name(set));
+        let wanted = if is_new {
+            json!("2")
+        } else if name(set) == "old" {
+            Value::Null
+        } else {
+            json!("1")
+        };
+        ensure!(*revision == wanted, "{} has the revision {revision}", name(set));
     }
     let object = context.get(&path).await?;
-    ensure!(object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "3", "{}", object["metadata"]);
+    ensure!(object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2", "{}", object["metadata"]);
     let old = all.iter().find(|set| name(set) == "old").context("the old set is gone")?;
     ensure!(old["metadata"]["ownerReferences"][0]["uid"] == uid(&object), "the old set was not adopted");
     Ok(())
@@ -144,7 +152,7 @@ async fn lifecycle(context: Context) -> Result<()> {
     ensure!(condition(&known, "Available")["status"] == "True", "{}", brief(&known));
     ensure!(condition(&known, "Progressing")["reason"] == "NewReplicaSetAvailable", "{}", brief(&known));
 
-    let mark = json!({"metadata": {"labels": {"test-deployment": "status"}}, "status": {"readyReplicas": 0}});
+    let mark = json!({"metadata": {"labels": {"test-deployment": "status"}}, "status": {"readyReplicas": 0, "availableReplicas": 0}});
     let mut after = context.watch(&format!("{path}?{selected}&resourceVersion={}", version(&known))).await?;
     context.merge(&status, mark).await?;
     let none_ready = |event: &Value| event["object"]["status"]["readyReplicas"].as_i64().unwrap_or(0) == 0;

@@ -16,12 +16,16 @@ crate::rows! { "auth";
         "should be able to mount a big number (>100) of CTBs" => many,
         "should be able to mount a single ClusterTrustBundle by name" => by_name,
         "should be able to specify multiple CTB volumes" => volumes,
-        "should be capable to mount multiple trust bundles by signer+labels can combine all signer CTBs with an empty label selector" => |c| by_signer(c, Some(json!({})), &["a", "b", "c"], false),
-        "should be capable to mount multiple trust bundles by signer+labels can combine multiple CTBs with signer name and label selector" => |c| by_signer(c, Some(json!({"matchLabels": {"live": "yes"}})), &["a", "b"], false),
-        "should be capable to mount multiple trust bundles by signer+labels should start if only signer name and explicit label selector matches nothing + optional=true" => |c| by_signer(c, Some(json!({"matchLabels": {"live": "never"}})), &[], true),
-        "should be capable to mount multiple trust bundles by signer+labels should start if only signer name and nil label selector + optional=true" => |c| by_signer(c, None, &[], true),
-        "should prevent a pod from starting if: sets optional=false and no trust bundle matches query" => |c| prevented(c, false),
-        "should prevent a pod from starting if: sets optional=false and the configured CTB does not exist" => |c| prevented(c, true),
+    }
+    "ClusterTrustBundle should be capable to mount multiple trust bundles by signer+labels" {
+        "can combine all signer CTBs with an empty label selector" => |c| by_signer(c, Some(json!({})), &["a", "b", "c"], false),
+        "can combine multiple CTBs with signer name and label selector" => |c| by_signer(c, Some(json!({"matchLabels": {"live": "yes"}})), &["a", "b"], false),
+        "should start if only signer name and explicit label selector matches nothing + optional=true" => |c| by_signer(c, Some(json!({"matchLabels": {"live": "never"}})), &[], true),
+        "should start if only signer name and nil label selector + optional=true" => |c| by_signer(c, None, &[], true),
+    }
+    "ClusterTrustBundle should prevent a pod from starting if:" {
+        "sets optional=false and no trust bundle matches query" => |c| prevented(c, false),
+        "sets optional=false and the configured CTB does not exist" => |c| prevented(c, true),
     }
 }
 

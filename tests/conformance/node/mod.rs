@@ -3,13 +3,16 @@
 mod environment;
 mod expansion;
 mod hooks;
+mod image_volume;
 mod init;
 mod kubelet;
 mod objects;
 mod pods;
 mod probes;
+mod resize;
 mod runtime;
 mod security;
+mod websockets;
 
 use crate::Test;
 
@@ -18,13 +21,16 @@ pub fn tests() -> Vec<Test> {
         environment::tests(),
         expansion::tests(),
         hooks::tests(),
+        image_volume::tests(),
         init::tests(),
         kubelet::tests(),
         objects::tests(),
         pods::tests(),
         probes::tests(),
+        resize::tests(),
         runtime::tests(),
         security::tests(),
+        websockets::tests(),
     ]
     .into_iter()
     .flatten()
