@@ -23,9 +23,16 @@ const TO_TEST: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("etcdctl", "etcd-client"),
     ("etcd", "etcd-server"),
+    ("mariadbd", "mariadb-server"),
+    ("pg_ctlcluster", "postgresql"),
     ("strace", "strace"),
     ("dig", "dnsutils"),
     ("curl", "curl"),
+    ("jq", "jq"),
+    ("openssl", "openssl"),
+    ("python3", "python3 python3-venv"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
 ];
 /// Oldest kubectl that knows the API well enough (aggregated discovery, WebSocket streams).
 const KUBECTL_MINOR_MIN: u32 = 30;
@@ -66,6 +73,10 @@ pub fn setup(tests: bool) -> Result<()> {
     }
     let kubectl = kubectl()?;
     println!("kubectl: {}", kubectl.display());
+    if tests {
+        println!("python client: {}", skiff_tests::packages::python()?.display());
+        println!("javascript client: {}", skiff_tests::packages::javascript()?.display());
+    }
     Ok(())
 }
 

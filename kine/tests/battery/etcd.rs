@@ -10,7 +10,20 @@ use tempfile::TempDir;
 pub struct Etcd {
     child: Child,
     pub url: String,
+    command: Command,
     _folder: TempDir,
+}
+
+impl Etcd {
+    /// Ends it as a crash would, and starts it again where it was.
+    pub async fn restarted(mut self) -> Etcd {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = self.command.spawn().unwrap();
+        let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
+        assert!(ready(&mut self, port).await, "etcd came back");
+        self
+    }
 }
 
 impl Drop for Etcd {
@@ -29,12 +42,19 @@ pub async fn start() -> Etcd {
     start_with(tempfile::tempdir().unwrap(), &[], |folder, _| folder.to_owned()).await
 }
 
+/// Starts etcd with TLS for clients, who must show a certificate.
+pub async fn start_secure(certificate: &str, key: &str, ca: &str) -> Etcd {
+    let flags = ["--cert-file", certificate, "--key-file", key, "--trusted-ca-file", ca, "--client-cert-auth"];
+    start_with(tempfile::tempdir().unwrap(), &flags, |folder, _| folder.to_owned()).await
+}
+
 /// Starts etcd with more flags; `data_dir` says where, and may prepare that for the peer URL.
 pub async fn start_with(folder: TempDir, flags: &[&str], data_dir: impl Fn(&Path, &str) -> PathBuf) -> Etcd {
     // A port can be taken between asking and binding: try again with another.
     for _ in 0..5 {
         let (client, peer) = (free_port(), free_port());
-        let url = format!("http://127.0.0.1:{client}");
+        let scheme = if flags.contains(&"--cert-file") { "https" } else { "http" };
+        let url = format!("{scheme}://127.0.0.1:{client}");
         let peer = format!("http://127.0.0.1:{peer}");
         let mut command = Command::new("etcd");
         command
@@ -51,7 +71,7 @@ pub async fn start_with(folder: TempDir, flags: &[&str], data_dir: impl Fn(&Path
         let child = command.spawn().unwrap_or_else(|error| {
             panic!("start etcd: {error}; this test needs the real etcd: apt-get install etcd-server etcd-client")
         });
-        let mut etcd = Etcd { child, url, _folder: tempfile::tempdir().unwrap() };
+        let mut etcd = Etcd { child, url, command, _folder: tempfile::tempdir().unwrap() };
         if ready(&mut etcd, client).await {
             etcd._folder = folder;
             return etcd;

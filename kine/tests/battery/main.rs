@@ -19,6 +19,7 @@ mod servers;
 mod shared;
 mod snapshot;
 mod target;
+mod tls;
 mod transfer;
 mod watch_cases;
 mod wire;

@@ -87,6 +87,13 @@ fn unprivileged() -> Option<(u32, u32)> {
     is_root.unwrap_or(false).then_some((65534, 65534))
 }
 
+/// Gives a file or folder to whom servers run as.
+pub fn hand_over(path: &Path) {
+    if let Some((user, group)) = unprivileged() {
+        chown(path, Some(user), Some(group)).unwrap();
+    }
+}
+
 fn as_unprivileged(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     if let Some((user, group)) = unprivileged() {
@@ -98,9 +105,7 @@ fn as_unprivileged(program: impl AsRef<std::ffi::OsStr>) -> Command {
 fn new_folder() -> PathBuf {
     let folder = TempDir::new().unwrap().keep();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
-    if let Some((user, group)) = unprivileged() {
-        chown(&folder, Some(user), Some(group)).unwrap();
-    }
+    hand_over(&folder);
     folder
 }
 
@@ -146,8 +151,16 @@ fn postgres_programs() -> PathBuf {
 }
 
 fn run_postgres(folder: &Path, port: u16) -> String {
+    let tls = folder.join("tls");
+    let tls = match tls.exists() {
+        true => format!(
+            " -c ssl=on -c ssl_cert_file='{0}/server.crt' -c ssl_key_file='{0}/server.key' -c ssl_ca_file='{0}/ca.crt'",
+            tls.display()
+        ),
+        false => String::new(),
+    };
     format!(
-        "'{}' -D '{}' -p {port} -h 127.0.0.1 -k '' -c fsync=off -c max_connections=200",
+        "'{}' -D '{}'{tls} -p {port} -h 127.0.0.1 -k '' -c fsync=off -c max_connections=200",
         postgres_programs().join("postgres").display(),
         folder.join("data").display()
     )
@@ -155,16 +168,20 @@ fn run_postgres(folder: &Path, port: u16) -> String {
 
 /// A PostgreSQL server with SCRAM passwords. `shared` ones are cleaned up with the process.
 pub fn postgres(shared: bool) -> Server {
+    postgres_with(shared, |_| {})
+}
+
+/// One that `prepare` has changed: `tls` in the folder makes it serve TLS.
+pub fn postgres_with(shared: bool, prepare: impl Fn(&Path)) -> Server {
     let folder = new_folder();
     let password = folder.join("password");
     fs::write(&password, PASSWORD).unwrap();
-    if let Some((user, group)) = unprivileged() {
-        chown(&password, Some(user), Some(group)).unwrap();
-    }
+    hand_over(&password);
     let mut init = as_unprivileged(postgres_programs().join("initdb"));
     init.args(["--no-sync", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "-U", "skiff"]);
     init.arg("--pwfile").arg(&password).arg("-D").arg(folder.join("data")).current_dir(&folder);
     prepared(&mut init, "postgresql");
+    prepare(&folder);
     let port = free_port();
     let shell = Mutex::new(spawn(&folder, &run_postgres(&folder, port), shared));
     let server = Server { shell, folder, port, start: run_postgres };
@@ -175,8 +192,16 @@ pub fn postgres(shared: bool) -> Server {
 }
 
 fn run_mariadb(folder: &Path, port: u16) -> String {
+    let tls = folder.join("tls");
+    let tls = match tls.exists() {
+        true => format!(
+            " --ssl-cert='{0}/server.crt' --ssl-key='{0}/server.key' --ssl-ca='{0}/ca.crt' --require-secure-transport=on",
+            tls.display()
+        ),
+        false => String::new(),
+    };
     format!(
-        "mariadbd --no-defaults --datadir='{}' --socket='{}' --port={port} --bind-address=127.0.0.1 \
+        "mariadbd --no-defaults{tls} --datadir='{}' --socket='{}' --port={port} --bind-address=127.0.0.1 \
          --init-file='{}' --innodb-flush-log-at-trx-commit=2 --innodb-buffer-pool-size=64M --max-connections=200 \
          --skip-name-resolve",
         folder.join("data").display(),
@@ -187,6 +212,11 @@ fn run_mariadb(folder: &Path, port: u16) -> String {
 
 /// A MariaDB server with a user whose password is asked for. `shared` ones are cleaned up with the process.
 pub fn mariadb(shared: bool) -> Server {
+    mariadb_with(shared, |_| {})
+}
+
+/// One that `prepare` has changed: `tls` in the folder makes it demand TLS.
+pub fn mariadb_with(shared: bool, prepare: impl Fn(&Path)) -> Server {
     let folder = new_folder();
     let users =
         format!("CREATE USER IF NOT EXISTS skiff@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO skiff@'%';\n");
@@ -195,6 +225,7 @@ pub fn mariadb(shared: bool) -> Server {
     init.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
     init.arg(format!("--datadir={}", folder.join("data").display())).current_dir(&folder);
     prepared(&mut init, "mariadb-server");
+    prepare(&folder);
     let port = free_port();
     let shell = Mutex::new(spawn(&folder, &run_mariadb(&folder, port), shared));
     let server = Server { shell, folder, port, start: run_mariadb };
