@@ -234,6 +234,9 @@ impl Checker<'_> {
     }
 
     fn select(&mut self, id: Id, operand: Id, field: &str, test: bool, at: usize) -> Type {
+        if !test && let Some(ty) = self.dotted_variable(id, operand, field) {
+            return ty;
+        }
         if !test && let Some(name) = self.qualified(id) {
             return match named_type(&name) {
                 Some(ty) => {
@@ -250,6 +253,17 @@ impl Checker<'_> {
         let target = self.check(operand);
         let ty = self.field(&target, field, at, false);
         if test { Type::Bool } else { ty }
+    }
+
+    /// A variable with a dot in its name: `authorizer.requestResource`.
+    fn dotted_variable(&mut self, id: Id, operand: Id, field: &str) -> Option<Type> {
+        let Node::Ident(root) = self.ast.get(operand) else { return None };
+        if self.scope.iter().any(|(have, _)| have == root) {
+            return None;
+        }
+        let number = self.env.find(&format!("{root}.{field}"))?;
+        self.out.references[id.0 as usize] = Reference::Global(number as u32);
+        Some(self.env.declaration(number).ty.clone())
     }
 
     fn root_position(&self, id: Id) -> usize {

@@ -116,10 +116,8 @@ impl<'a> Run<'a> {
     }
 
     fn select(&mut self, id: Id, operand: Id, field: &str, test: bool) -> Answer<'a> {
-        if let Reference::Type(name) = &self.program.checked.references[id.0 as usize] {
-            let name = Arc::clone(name);
-            self.charge(1)?;
-            return Ok(Value::Type(name));
+        if !matches!(self.program.checked.references[id.0 as usize], Reference::None) {
+            return self.ident(id, field);
         }
         if let Some(fields) = self.computed(operand) {
             self.charge(1 + u64::from(!test))?;

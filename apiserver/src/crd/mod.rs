@@ -19,13 +19,17 @@ mod strategy;
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
 use serde_json::{Value, json};
 use skiff_api::{GroupResource, Object, Resource, Status, resource::Origin};
 use skiff_client::StoreEvent;
@@ -73,10 +77,28 @@ struct Served {
     fingerprint: u64,
 }
 
+/// What the task knows between two events.
+#[derive(Default)]
+struct Followed<'a> {
+    served: HashMap<String, Served>,
+    /// Definitions whose objects are being deleted. Nobody waits for these: one whose conversion webhook is gone takes
+    /// its time.
+    dying: HashSet<String>,
+    clean_ups: FuturesUnordered<BoxFuture<'a, (String, bool)>>,
+}
+
 fn fingerprint(spec: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     spec.to_string().hash(&mut hasher);
     hasher.finish()
+}
+
+/// False, and a line in the log, when a definition must be tried again.
+fn handled(definition: &str, result: Result<(), Status>) -> bool {
+    if let Err(error) = &result {
+        tracing::warn!(component = "custom-resources", definition, %error, "handle definition");
+    }
+    result.is_ok()
 }
 
 /// Follows the definitions.
@@ -115,33 +137,39 @@ impl CustomResources {
         let Some(definitions) = self.store.snapshot().store(&DEFINITIONS) else { return };
         let mut changes = definitions.subscribe();
         definitions.wait_synced().await;
-        let mut served: HashMap<String, Served> = HashMap::new();
-        let mut again = self.all(&definitions, &mut served).await;
+        let mut followed = Followed::default();
+        let mut again = self.all(&definitions, &mut followed).await;
         self.ready.send_replace(true);
         loop {
             let event = tokio::select! {
                 event = changes.next() => event,
+                Some((name, done)) = followed.clean_ups.next() => {
+                    followed.dying.remove(&name);
+                    again |= !done;
+                    continue;
+                }
                 () = tokio::time::sleep(RETRY), if again => Some(StoreEvent::Resync),
             };
             again |= match event {
                 None => return,
                 Some(StoreEvent::Resync) => {
                     again = false;
-                    self.all(&definitions, &mut served).await
+                    self.all(&definitions, &mut followed).await
                 }
-                Some(StoreEvent::Applied { new, .. }) => !self.one(&new, &mut served).await,
+                Some(StoreEvent::Applied { new, .. }) => !self.one(&new, &mut followed).await,
                 Some(StoreEvent::Deleted(last)) => {
-                    self.remove(&last.meta.name, &mut served);
+                    self.remove(&last.meta.name, &mut followed.served);
                     // Its names are free for others now.
-                    self.all(&definitions, &mut served).await
+                    self.all(&definitions, &mut followed).await
                 }
             };
         }
     }
 
     /// Handles every definition; true when some must be tried again.
-    async fn all(&self, definitions: &skiff_client::Store, served: &mut HashMap<String, Served>) -> bool {
+    async fn all<'a>(&'a self, definitions: &skiff_client::Store, followed: &mut Followed<'a>) -> bool {
         let present = definitions.list(None);
+        let served = &mut followed.served;
         let gone: Vec<String> =
             served.keys().filter(|name| !present.iter().any(|object| object.meta.name == **name)).cloned().collect();
         for name in gone {
@@ -149,22 +177,32 @@ impl CustomResources {
         }
         let mut again = false;
         for object in present {
-            again |= !self.one(&object, served).await;
+            again |= !self.one(&object, followed).await;
         }
         again
     }
 
     /// Handles one definition; false when it must be tried again.
-    async fn one(&self, object: &Arc<Object>, served: &mut HashMap<String, Served>) -> bool {
+    async fn one<'a>(&'a self, object: &Arc<Object>, followed: &mut Followed<'a>) -> bool {
+        let name = &object.meta.name;
+        if object.meta.is_deleting() {
+            if followed.dying.insert(name.clone()) {
+                let object = object.clone();
+                followed.clean_ups.push(Box::pin(async move {
+                    let result = match object.value() {
+                        Ok(definition) => self.clean_up(&definition).await,
+                        Err(error) => Err(Status::internal(error)),
+                    };
+                    (object.meta.name.clone(), handled(&object.meta.name, result))
+                }));
+            }
+            return true;
+        }
         let result = match object.value() {
-            Ok(definition) if object.meta.is_deleting() => self.clean_up(&definition).await,
-            Ok(definition) => self.serve(&definition, served).await,
+            Ok(definition) => self.serve(&definition, &mut followed.served).await,
             Err(error) => Err(Status::internal(error)),
         };
-        if let Err(error) = &result {
-            tracing::warn!(component = "custom-resources", definition = object.meta.name, %error, "handle definition");
-        }
-        result.is_ok()
+        handled(name, result)
     }
 
     async fn serve(&self, definition: &Value, served: &mut HashMap<String, Served>) -> Result<(), Status> {

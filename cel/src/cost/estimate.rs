@@ -152,8 +152,8 @@ impl<'p> Estimator<'p> {
     }
 
     fn select(&mut self, id: Id, operand: Id, field: &str, test: bool) -> Known<'p> {
-        if let Reference::Type(_) = self.program.checked.references[id.0 as usize] {
-            return Known::cost(fixed(1));
+        if !matches!(self.program.checked.references[id.0 as usize], Reference::None) {
+            return Known { path: true, ..Known::cost(fixed(1)) };
         }
         let target = self.visit(operand);
         if test {
