@@ -148,7 +148,12 @@ fn rules() -> Vec<PolicyRule> {
         rule(&["create"], "", &["pods/eviction"]),
         rule(READ, "node.k8s.io", &["runtimeclasses"]),
         rule(READ, "storage.k8s.io", &["csidrivers", "storageclasses", "volumeattachments"]),
-        rule(&["create", "get", "list", "watch"], "certificates.k8s.io", &["certificatesigningrequests"]),
+        rule(
+            &["create", "get", "list", "watch"],
+            "certificates.k8s.io",
+            &["certificatesigningrequests", "podcertificaterequests"],
+        ),
+        rule(&["get", "list", "watch"], "certificates.k8s.io", &["clustertrustbundles"]),
         rule(READ, "resource.k8s.io", &["resourceclaims"]),
         rule(
             &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"],

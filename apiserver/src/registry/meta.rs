@@ -152,10 +152,10 @@ pub fn validate(
     match op.old() {
         None => {
             validate_name(&mut errors, row, new, name_errors);
-            validate_object_meta(&mut errors, &new["metadata"]);
+            validate_object_meta(&mut errors, row, &new["metadata"]);
         }
         Some(old) => {
-            validate_object_meta(&mut errors, &new["metadata"]);
+            validate_object_meta(&mut errors, row, &new["metadata"]);
             validate_change(&mut errors, old, new);
         }
     }
@@ -184,7 +184,7 @@ fn validate_name(errors: &mut Errors, row: &Resource, new: &Value, name_errors: 
 }
 
 /// Labels, annotations, owners and finalizers.
-fn validate_object_meta(errors: &mut Errors, metadata: &Value) {
+fn validate_object_meta(errors: &mut Errors, row: &Resource, metadata: &Value) {
     let path = Path::new("metadata");
     meta_rules::labels(errors, &path.child("labels"), &metadata["labels"]);
     meta_rules::annotations(errors, &path.child("annotations"), &metadata["annotations"]);
@@ -193,7 +193,31 @@ fn validate_object_meta(errors: &mut Errors, metadata: &Value) {
     for (index, name) in metadata["finalizers"].as_array().into_iter().flatten().enumerate() {
         let name = name.as_str().unwrap_or_default();
         errors.invalid_all(&finalizers.index(index), name, formats::qualified_name(name));
+        if has_core_rules(row) && !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            errors.invalid(
+                &finalizers.index(index),
+                name,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            );
+        }
     }
+    let both = |name: &str| metadata["finalizers"].as_array().into_iter().flatten().any(|have| have == name);
+    if both("orphan") && both("foregroundDeletion") {
+        errors.invalid(
+            &finalizers,
+            &metadata["finalizers"],
+            "finalizer orphan and foregroundDeletion cannot be both set",
+        );
+    }
+}
+
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+/// Custom resources, and the kinds of the servers around the core, are not held to its rules of names.
+fn has_core_rules(row: &Resource) -> bool {
+    row.origin == skiff_api::resource::Origin::BuiltIn
+        && !matches!(&*row.group, "apiextensions.k8s.io" | "apiregistration.k8s.io")
 }
 
 fn validate_owners(errors: &mut Errors, path: &Path<'_>, owners: Option<&Vec<Value>>) {

@@ -22,8 +22,8 @@ crate::rows! { "auth";
     "PodCertificateRequest API" {
         "should support PodCertificateRequest API operations" => pod_requests,
     }
-    "ServiceAccounts" {
-        "ServiceAccountIssuerDiscovery should support OIDC discovery of service account issuer" => issuer,
+    "ServiceAccounts ServiceAccountIssuerDiscovery" {
+        "should support OIDC discovery of service account issuer" => issuer,
     }
 }
 
