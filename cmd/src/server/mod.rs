@@ -8,8 +8,10 @@ mod etcd_listener;
 mod listener;
 mod network;
 mod node_role;
+mod pod_metrics;
 mod quota;
 mod scheduled_snapshots;
+mod secret_tokens;
 mod secrets;
 
 use std::{sync::Arc, time::Duration};
@@ -157,6 +159,8 @@ async fn start_controllers(
         root_ca_pem: pki.server_ca.certificate_pem.clone(),
         cluster_cidrs: cluster_cidr.into_iter().collect(),
         quota_usage: Some(Arc::new(quota::AdmissionQuotaUsage)),
+        secret_tokens: Some(Arc::new(secret_tokens::BoundTokens(plane.server.token_issuer()))),
+        pod_metrics: Some(Arc::new(pod_metrics::KubeletMetrics(plane.server.resource_metrics()))),
         certificate_authority: Some(Arc::new(certificates::ClusterSigner {
             pki: Arc::clone(pki),
             authorizer: plane.server.authorizer(),
