@@ -180,8 +180,11 @@ mod tests {
     use crate::snapshot::Archive;
     use crate::{KeyRange, RangeRequest, Store, StoreOptions, WatchMessage, WatchRequest};
 
+    /// Number, name, created, deleted, create_revision, prev_revision, lease, value.
+    type K3sRow = (i64, &'static str, bool, bool, i64, i64, i64, &'static str);
+
     /// The table as K3s makes it, with these rows.
-    fn k3s(path: &Path, rows: &[(i64, &str, bool, bool, i64, i64, i64, &str)]) {
+    fn k3s(path: &Path, rows: &[K3sRow]) {
         let connection = Connection::open(path).unwrap();
         connection
             .execute_batch(
