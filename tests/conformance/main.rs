@@ -15,6 +15,7 @@ mod api_machinery;
 mod apps;
 mod auth;
 mod bring;
+mod cli;
 mod context;
 mod failing;
 mod instrumentation;
@@ -67,6 +68,7 @@ fn covered() -> Vec<Test> {
         api_machinery::tests(),
         apps::tests(),
         auth::tests(),
+        cli::tests(),
         instrumentation::tests(),
         network::tests(),
         node::tests(),

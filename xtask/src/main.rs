@@ -1,9 +1,11 @@
 //! The project's own tools: `cargo xtask <verb>`.
 
 mod bench;
+mod bench_api;
 mod bench_store;
 mod conformance;
 mod dist;
+mod kinds;
 mod setup;
 mod shell;
 mod test;
@@ -17,10 +19,12 @@ const HELP: &str = "cargo xtask <verb>
   dist [--debug]    build the binary, put the payload behind it: target/dist/skiff
   test              format, tidy, clippy, all tests, and the cluster suite on the release binary
   bench [NAME]      measure the release binary: start, idle
+  bench api [PART]  measure the API server: requests, list, watch, memory
   bench store [S] [ROUNDS] [KEYS]
                     measure the store beside Debian's etcd: S seconds per row, restart with KEYS keys
   conformance [--debug] [FILTER...]
                     run the conformance battery on a fresh two-node cluster: docs/conformance.md
+  kinds             print the table of built-in kinds and what each lacks
   tidy              check what rustfmt and clippy cannot: crate edges, file sizes, module docs";
 
 fn main() -> Result<()> {
@@ -30,9 +34,11 @@ fn main() -> Result<()> {
         Some("setup") => setup::setup(has("--tests")),
         Some("dist") => dist::dist(if has("--debug") { dist::Profile::Debug } else { dist::Profile::Release }),
         Some("test") => test::test(),
-        Some("bench") if arguments.get(1).is_some_and(|name| name == "store") => {
-            bench_store::store(&arguments[2..])
+        Some("bench") if arguments.get(1).is_some_and(|name| name == "store") => bench_store::store(&arguments[2..]),
+        Some("bench") if arguments.get(1).is_some_and(|name| name == "api") => {
+            bench_api::api(arguments.get(2).map(String::as_str))
         }
+        Some("kinds") => kinds::kinds(),
         Some("bench") => bench::bench(arguments.get(1).map(String::as_str)),
         Some("conformance") => {
             let words: Vec<String> = arguments[1..].iter().filter(|word| *word != "--debug").cloned().collect();

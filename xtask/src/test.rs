@@ -23,7 +23,9 @@ pub fn test() -> Result<()> {
     })?;
     stage("release binary with payload", || dist::dist(dist::Profile::Release))?;
     // The conformance battery is a run of its own: `cargo xtask conformance`.
-    stage("cluster tests", || run("cargo", &["test", "--package", "skiff-tests", "--lib", "--test", "cluster"]))
+    stage("cluster tests", || {
+        run("cargo", &["test", "--package", "skiff-tests", "--lib", "--test", "clients", "--test", "cluster"])
+    })
 }
 
 fn stage(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {

@@ -9,7 +9,7 @@ use super::{
     authentication::{reviews, token_request},
     authorization, autoscaling, batch, certificates, coordination,
     core::{self, service_ip::ServicePools},
-    discovery, flowcontrol, networking, node_and_aggregation, policy, rbac, scheduling, storage,
+    discovery, flowcontrol, networking, node_and_aggregation, policy, rbac, resource, scheduling, storage,
 };
 
 /// Every built-in strategy, endpoint and view.
@@ -100,6 +100,15 @@ fn others(r: &mut Registry) {
     r.strategy("storage.k8s.io", "csinodes", storage::CsiNodeStrategy);
     r.strategy("storage.k8s.io", "volumeattachments", storage::VolumeAttachmentStrategy);
     r.strategy("storage.k8s.io", "volumeattributesclasses", storage::VolumeAttributesClassStrategy);
+    r.strategy("storage.k8s.io", "csistoragecapacities", storage::CsiStorageCapacityStrategy);
+    const RESOURCE: &str = "resource.k8s.io";
+    r.strategy(RESOURCE, "deviceclasses", resource::DeviceClassStrategy);
+    r.strategy(RESOURCE, "resourceclaims", resource::ResourceClaimStrategy);
+    r.strategy(RESOURCE, "resourceclaimtemplates", resource::ResourceClaimTemplateStrategy);
+    r.strategy(RESOURCE, "resourceslices", resource::ResourceSliceStrategy);
+    r.strategy(RESOURCE, "devicetaintrules", resource::DeviceTaintRuleStrategy);
+    let migration = resource::StorageVersionMigrationStrategy;
+    r.strategy("storagemigration.k8s.io", "storageversionmigrations", migration);
     r.strategy("node.k8s.io", "runtimeclasses", node_and_aggregation::RuntimeClassStrategy);
     r.strategy("apiregistration.k8s.io", "apiservices", node_and_aggregation::ApiServiceStrategy);
     const CERTIFICATES: &str = "certificates.k8s.io";

@@ -24,6 +24,7 @@ pub mod pod_certificate_request;
 pub mod policy;
 pub mod rbac;
 mod remove;
+pub mod resource;
 pub mod scheduling;
 pub mod storage;
 pub mod store;
@@ -116,6 +117,11 @@ impl Registry {
     /// Forgets a custom resource.
     pub fn forget_custom(&self, resource: &GroupResource) {
         self.custom.write().remove(resource);
+    }
+
+    /// Whether a built-in resource differs from the generic behaviour.
+    pub fn has_strategy(&self, resource: &GroupResource) -> bool {
+        self.strategies.contains_key(resource)
     }
 
     pub fn strategy_of(&self, resource: &GroupResource) -> Arc<dyn Strategy> {

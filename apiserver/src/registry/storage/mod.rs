@@ -5,7 +5,7 @@ use skiff_api::Cause;
 
 use super::{
     strategy::{Operation, RequestContext, Strategy},
-    validation::{Errors, Path, formats},
+    validation::{Errors, Path, formats, numbers},
     value::{child, default, default_text, entries, field, list, same, text},
 };
 
@@ -158,6 +158,34 @@ impl Strategy for VolumeAttributesClassStrategy {
     }
 }
 
+/// CSIStorageCapacities: of which class and where never changes.
+pub struct CsiStorageCapacityStrategy;
+
+impl Strategy for CsiStorageCapacityStrategy {
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        let class = Path::new("storageClassName");
+        match text(object, "storageClassName") {
+            "" => errors.required(&class, ""),
+            name => errors.invalid_all(&class, name, formats::dns_subdomain(name)),
+        }
+        for name in ["capacity", "maximumVolumeSize"] {
+            if field(object, name).is_some() {
+                let path = Path::new(name);
+                if numbers::quantity(&mut errors, &path, &object[name]).is_some_and(|quantity| quantity.is_negative()) {
+                    errors.invalid(&path, &object[name], "must be greater than or equal to 0");
+                }
+            }
+        }
+        if let Operation::Update { old } = op {
+            for name in ["nodeTopology", "storageClassName"] {
+                errors.immutable(&Path::new(name), &object[name], &old[name]);
+            }
+        }
+        errors.into_causes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,5 +219,11 @@ mod tests {
             ["spec.nodeName: Required value"]
         );
         assert_eq!(wrong(&VolumeAttributesClassStrategy, json!({"driverName": "d"})).len(), 1);
+        let capacity = |class: &str, size: &str| json!({"storageClassName": class, "capacity": size});
+        assert_eq!(
+            wrong_update(&CsiStorageCapacityStrategy, capacity("b", "1Gi"), capacity("a", "1Gi")),
+            ["storageClassName: Invalid value: \"b\": field is immutable"]
+        );
+        assert_eq!(wrong(&CsiStorageCapacityStrategy, capacity("a", "-1")).len(), 1);
     }
 }
