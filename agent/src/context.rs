@@ -22,7 +22,7 @@ use crate::{
     config::{AgentConfig, EventSinkFn},
     container_config::{dns::DnsSettings, downward::NodeFacts, resources::MachineLimits},
     cri::Cri,
-    images::Puller,
+    images::{ImageMounter, Puller},
     objects::ObjectCache,
     observed::ObservedPod,
     pleg::Pleg,
@@ -50,6 +50,8 @@ pub struct Context {
     pub volumes: VolumeHost,
     pub objects: Arc<ObjectCache>,
     pub puller: Puller,
+    /// Mounts images where the runtime cannot.
+    pub image_mounter: Option<ImageMounter>,
     pub prober: Prober,
     pub status: StatusWriter,
     pub pleg: Arc<Pleg>,

@@ -77,6 +77,13 @@ async fn evict_outgrown(context: &Arc<Context>, pods: &PodSet) {
     }
 }
 
+/// Images that volumes of pods are, which no container shows as its own.
+fn mounted_images(pods: &PodSet) -> BTreeSet<String> {
+    let all = pods.pods();
+    let volumes = all.iter().flat_map(|pod| spec::spec(pod).volumes.iter().flatten());
+    volumes.filter_map(|volume| volume.image.as_ref()?.reference.clone()).collect()
+}
+
 /// Watches memory and disk until `token` is cancelled.
 pub async fn run(
     context: Arc<Context>,
@@ -94,6 +101,7 @@ pub async fn run(
         if let RuntimeConfig::Supervised(containerd) = &context.config.runtime {
             keep.insert(containerd.sandbox_image.clone());
         }
+        keep.extend(mounted_images(&pods));
         if let Err(error) = gc.collect(&keep, shortage == Some(Shortage::Disk)).await {
             tracing::debug!(component = "image-gc", %error, "look at images");
         }

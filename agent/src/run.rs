@@ -22,7 +22,7 @@ use crate::{
     context::Context,
     cri::Cri,
     eviction,
-    images::{ImageGc, ImageGcSettings, ImageImporter, ImportReport, Puller},
+    images::{ImageGc, ImageGcSettings, ImageImporter, ImageMounter, ImportReport, Puller},
     limits, log_rotation,
     node::{NodeReporter, run_lease},
     objects::{ObjectCache, Wake},
@@ -67,6 +67,9 @@ impl Agent {
         let socket = start_runtime(&config, &tasks, &token).await?;
         let cri = Cri::new(&socket)?;
         let version = cri.version().await?;
+        let image_mounter = containerd_client(&config).and_then(|(ctr, snapshotter)| {
+            ImageMounter::for_runtime(&version.runtime_name, &version.runtime_version, ctr, socket.clone(), snapshotter)
+        });
         events(AgentEvent::RuntimeReady { version: version.runtime_version });
 
         let wakes = WakeTable::default();
@@ -84,6 +87,7 @@ impl Agent {
             volumes: VolumeHost::new(config.pods_dir(), config.client.clone(), Arc::clone(&objects)),
             objects,
             puller: Puller::new(cri.clone()),
+            image_mounter,
             prober: Prober::new(cri.clone(), wake, event_recorder.clone(), tasks.clone(), token.clone()),
             status: StatusWriter::new(config.client.clone(), tasks.clone(), token.clone()),
             pleg: Arc::clone(&pleg),
@@ -264,11 +268,18 @@ async fn import_archives(
     });
 }
 
+/// containerd's own client program, and the snapshotter that images are unpacked with.
+fn containerd_client(config: &AgentConfig) -> Option<(std::path::PathBuf, Option<String>)> {
+    match &config.runtime {
+        RuntimeConfig::Supervised(containerd) => {
+            Some((containerd.find_program("ctr")?, containerd.snapshotter_in_use()))
+        }
+        RuntimeConfig::External(_) => Some((std::path::PathBuf::from("ctr"), None)),
+    }
+}
+
 fn importer(context: &Context, events: &EventSinkFn, socket: &std::path::Path) -> Option<Arc<ImageImporter>> {
-    let (ctr, snapshotter) = match &context.config.runtime {
-        RuntimeConfig::Supervised(containerd) => (containerd.find_program("ctr")?, containerd.snapshotter_in_use()),
-        RuntimeConfig::External(_) => (std::path::PathBuf::from("ctr"), None),
-    };
+    let (ctr, snapshotter) = containerd_client(&context.config)?;
     let events = Arc::clone(events);
     let report = Arc::new(move |report: ImportReport| events(AgentEvent::ImageArchive(report)));
     match ImageImporter::new(context.config.image_archive_dir(), ctr, socket.to_owned(), snapshotter, report) {

@@ -317,7 +317,8 @@ async fn preemption_path(context: Context) -> Result<()> {
         context.create(CLASSES, &json!({"metadata": {"name": class}, "value": at + 1})).await?;
     }
     let node = &context.nodes().await?[..1];
-    offer(&context, node, RESOURCE, "1000").await?;
+    // As the API writes 1000.
+    offer(&context, node, RESOURCE, "1k").await?;
     let result = preempted_sets(&context, &namespace, name(&node[0]), &classes, RESOURCE).await;
     take_resource(&context, node, RESOURCE).await?;
     result

@@ -3,8 +3,10 @@
 mod credentials;
 mod gc;
 mod import;
+mod mount;
 mod puller;
 
 pub use gc::{ImageGc, ImageGcSettings};
 pub use import::{ImageImporter, ImportReport};
+pub use mount::ImageMounter;
 pub use puller::{FoundImage, PullError, Puller};

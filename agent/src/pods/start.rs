@@ -243,7 +243,12 @@ impl PodWorker {
                 ..Container::default()
             };
             let found = self.context.puller.ensure(pod, &stand_in, secrets, Some(sandbox_config.clone()), || {}).await;
-            found.map_err(|error| Failure::new(error.reason, error.message))?;
+            let found = found.map_err(|error| Failure::new(error.reason, error.message))?;
+            if let Some(mounter) = &self.context.image_mounter {
+                let target = self.context.volumes.image_dir(pod, &volume.name);
+                let mounted = mounter.mount(&found.image_ref, &target).await;
+                mounted.map_err(|error| Failure::new("CreateContainerError", error))?;
+            }
         }
         Ok(())
     }

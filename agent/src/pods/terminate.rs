@@ -132,6 +132,14 @@ impl PodWorker {
             self.context.cri.remove_pod_sandbox(&sandbox.id).await.map_err(failed)?;
         }
         self.observe(pod).await.map(drop).map_err(failed)?;
+        if let Some(mounter) = &self.context.image_mounter {
+            // Unmounted when the pod ended; a pod that never ran may not have been.
+            let unmounted = self.context.volumes.unmount(&self.uid);
+            unmounted.map_err(|error| {
+                tracing::warn!(component = "pod", pod = spec::full_name(pod), %error, "unmount volumes of pod");
+            })?;
+            mounter.forget(&self.context.volumes.image_dirs(&self.uid)).await;
+        }
         self.context.volumes.tear_down(&self.uid).map_err(|error| {
             tracing::warn!(component = "pod", pod = spec::full_name(pod), %error, "remove volumes of pod");
         })

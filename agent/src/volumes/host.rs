@@ -27,6 +27,9 @@ use crate::{
     pods::spec,
 };
 
+/// Names the folder of image volumes.
+const IMAGE: &str = "image";
+
 /// What stands behind a mounted volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeSource {
@@ -82,6 +85,20 @@ impl VolumeHost {
     /// Where an emptyDir volume of a pod is.
     pub fn empty_dir(&self, pod: &Pod, name: &str) -> PathBuf {
         self.volume_dir(pod, "empty-dir", name)
+    }
+
+    /// Where an image volume is mounted if the runtime cannot do it.
+    pub fn image_dir(&self, pod: &Pod, name: &str) -> PathBuf {
+        self.volume_dir(pod, IMAGE, name)
+    }
+
+    /// The folder of all such mounts of a pod.
+    pub fn image_dirs(&self, pod_uid: &str) -> PathBuf {
+        self.pod_dir(pod_uid).join("volumes").join(format!("kubernetes.io~{IMAGE}"))
+    }
+
+    fn is_mounted_image(&self, pod: &Pod, name: &str) -> bool {
+        mount::is_mount_point(&self.image_dir(pod, name)).unwrap_or(false)
     }
 
     /// Makes all volumes of a pod ready, or refreshes their content.
@@ -206,20 +223,28 @@ impl VolumeHost {
                 ..Default::default()
             };
             match &volume.source {
-                VolumeSource::Path(path) if sub_path.is_empty() => mount.host_path = path.display().to_string(),
-                VolumeSource::Path(path) => {
+                VolumeSource::Image(image) if !self.is_mounted_image(pod, name) => {
+                    mount.image = Some(v1::ImageSpec { image: image.clone(), ..Default::default() });
+                    mount.image_sub_path = sub_path;
+                }
+                source => {
+                    let path = match source {
+                        VolumeSource::Path(path) => path.clone(),
+                        VolumeSource::Image(_) => self.image_dir(pod, name),
+                    };
+                    if sub_path.is_empty() {
+                        mount.host_path = path.display().to_string();
+                        mounts.push(mount);
+                        continue;
+                    }
                     let target = self
                         .pod_dir(spec::uid(pod))
                         .join("volume-subpaths")
                         .join(name)
                         .join(&container.name)
                         .join(index.to_string());
-                    subpath::bind(path, &sub_path, &target, !volume.read_only).map_err(ConfigError)?;
+                    subpath::bind(&path, &sub_path, &target, !volume.read_only).map_err(ConfigError)?;
                     mount.host_path = target.display().to_string();
-                }
-                VolumeSource::Image(image) => {
-                    mount.image = Some(v1::ImageSpec { image: image.clone(), ..Default::default() });
-                    mount.image_sub_path = sub_path;
                 }
             }
             mounts.push(mount);

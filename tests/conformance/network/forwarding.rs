@@ -13,7 +13,7 @@ use super::{address, client, service, succeeds};
 use crate::{
     api::{core, group, name},
     context::{Context, LIMIT, eventually},
-    pods::{netexec, pod, shell, with},
+    pods::{netexec, pod, with},
 };
 
 crate::rows! { "network";
@@ -90,12 +90,15 @@ async fn host_ports(context: Context) -> Result<()> {
         let object = with(pod(pod_name, &[with(netexec(&context), json!({"ports": [port]}))]), on_node.clone());
         context.start_pod(&namespace, &object).await?;
     }
-    let host = with(pod("client", &[shell(&context, "sleep 10000")]), on_node);
+    // The test server on the host's own network asks over UDP, too.
+    let own = json!({"args": ["netexec", "--http-port", "54380", "--udp-port", "54381"]});
+    let host = with(pod("client", &[with(netexec(&context), own)]), on_node);
     context.start_pod(&namespace, &with(host, json!({"spec": {"hostNetwork": true}}))).await?;
     let http = |address: &str| format!("timeout 5 wget -q -O - http://{address}:{PORT}/hostname");
     succeeds(&context, &namespace, &http("127.0.0.1"), "pod1").await?;
     succeeds(&context, &namespace, &http(node_address), "pod2").await?;
-    let udp = format!("echo hostname | timeout 3 nc -u -w 1 {node_address} {PORT} || true");
+    let query = format!("protocol=udp&request=hostname&tries=1&host={node_address}&port={PORT}");
+    let udp = format!("timeout 10 wget -q -O - 'http://127.0.0.1:54380/dial?{query}'");
     succeeds(&context, &namespace, &udp, "pod3").await.map(drop)
 }
 
