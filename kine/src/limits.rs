@@ -46,7 +46,7 @@ pub const SLICE_MIN: Duration = Duration::from_micros(100);
 /// Share of the time of a busy batch that a slice behind it may take.
 pub const SLICE_SHARE: u32 = 4;
 /// Pages moved by one step of incremental vacuum.
-pub const VACUUM_STEP_PAGES: u32 = 16;
+pub const VACUUM_STEP_PAGES: u32 = 64;
 /// Free bytes below which the file is left alone.
 pub const FREE_BYTES_MIN: u64 = 4 << 20;
 /// WAL size at which an idle writer copies it back.

@@ -56,17 +56,28 @@ async fn main() -> Result<(), Failure> {
     if shape == "watch" {
         return watch::run(&channels, clients, rate, Duration::from_secs(seconds.parse()?), values).await;
     }
+    let keys = option(0, KEYS).parse()?;
+    let mut clients_ready = tokio::task::JoinSet::new();
+    for number in 0..clients {
+        let kv = KvClient::new(channels[number % connections].clone()).max_decoding_message_size(64 << 20);
+        let own = own_keys(shape, (number..keys).step_by(clients));
+        clients_ready.spawn(
+            Client { kv, number, revisions: vec![0; own.len()], own, latencies: Vec::new() }.learn(shape.clone()),
+        );
+    }
+    let mut ready = Vec::new();
+    while let Some(client) = clients_ready.join_next().await {
+        ready.push(client??);
+    }
     // Those two end when their work is done, not at a time.
     let is_bounded = matches!(shape.as_str(), "fill" | "garbage");
     let begin = Instant::now() + if is_bounded { Duration::ZERO } else { WARM_UP };
     let end = begin + Duration::from_secs(seconds.parse()?);
     let pace = (rate > 0).then(|| Duration::from_secs_f64(clients as f64 / rate as f64));
-    let keys = option(0, KEYS).parse()?;
-    let run = Arc::new(Run { shape: shape.clone(), clients, begin, end, keys, pace, values });
+    let run = Arc::new(Run { shape: shape.clone(), clients, begin, end, pace, values });
     let mut work = tokio::task::JoinSet::new();
-    for client in 0..clients {
-        let kv = KvClient::new(channels[client % connections].clone()).max_decoding_message_size(64 << 20);
-        work.spawn(Client { kv, number: client, run: run.clone(), latencies: Vec::new() }.work());
+    for client in ready {
+        work.spawn(client.work(run.clone()));
     }
     tokio::time::sleep_until(begin.into()).await;
     println!("begin");
@@ -95,7 +106,6 @@ struct Run {
     clients: usize,
     begin: Instant,
     end: Instant,
-    keys: usize,
     /// Time from one operation of a client to its next, if there is a rate to keep.
     pace: Option<Duration>,
     values: Values,
@@ -104,9 +114,20 @@ struct Run {
 struct Client {
     kv: KvClient<Channel>,
     number: usize,
-    run: Arc<Run>,
+    /// The keys it works on, and when each was last changed.
+    own: Vec<usize>,
+    revisions: Vec<i64>,
     /// Microseconds of operations that began after the warm-up.
     latencies: Vec<u32>,
+}
+
+/// Shapes that swap work on few keys of their own, over and over.
+fn own_keys(shape: &str, all: impl Iterator<Item = usize>) -> Vec<usize> {
+    match shape {
+        "update" | "churn" => all.take(LEARNED_KEYS).collect(),
+        "flood" => all.take(FLOODED_KEYS).collect(),
+        _ => all.collect(),
+    }
 }
 
 fn key(kind: &str, n: usize) -> Bytes {
@@ -116,48 +137,56 @@ fn key(kind: &str, n: usize) -> Bytes {
 }
 
 impl Client {
-    async fn work(mut self) -> Result<Vec<u32>, Failure> {
-        let mut own: Vec<usize> = (self.number..self.run.keys).step_by(self.run.clients).collect();
-        match self.run.shape.as_str() {
-            // Their revisions must be learned during the warm-up.
-            "update" | "churn" => own.truncate(LEARNED_KEYS),
-            "flood" => own.truncate(FLOODED_KEYS),
-            _ => {}
+    /// Learns the revisions of the keys it will swap.
+    async fn learn(mut self, shape: String) -> Result<Client, Failure> {
+        if matches!(shape.as_str(), "update" | "churn" | "flood") {
+            for at in 0..self.own.len() {
+                let request = pb::RangeRequest { key: key("configmaps", self.own[at]), ..Default::default() };
+                let answer = self.kv.range(request).await?.into_inner();
+                self.revisions[at] = answer.kvs.first().map_or(0, |kv| kv.mod_revision);
+            }
         }
+        Ok(self)
+    }
+
+    async fn work(mut self, run: Arc<Run>) -> Result<Vec<u32>, Failure> {
+        let (own, mut revisions) = (std::mem::take(&mut self.own), std::mem::take(&mut self.revisions));
         let mut due = Instant::now();
-        let mut revisions = vec![0_i64; own.len()];
         let mut after = key("configmaps", 0);
         for n in 0.. {
             let mut started = Instant::now();
-            if let Some(pace) = self.run.pace {
+            if let Some(pace) = run.pace {
                 due += pace;
                 tokio::time::sleep_until(due.into()).await;
                 // Time is taken from when the operation was to begin.
                 started = due;
             }
             let at = n % own.len();
-            let over = match self.run.shape.as_str() {
+            let over = match run.shape.as_str() {
                 "fill" => n == own.len(),
                 "garbage" => n == own.len() * GARBAGE_ROUNDS,
-                _ => started >= self.run.end,
+                _ => started >= run.end,
             };
             if over {
                 break;
             }
-            let counted = match self.run.shape.as_str() {
-                "fill" => self.swap(key("configmaps", own[at]), &mut revisions[at], true).await?,
+            let value = run.values.get(n + self.number);
+            let counted = match run.shape.as_str() {
+                "fill" => self.swap(key("configmaps", own[at]), &mut revisions[at], Some(value)).await?,
                 "create" => {
                     let unique =
-                        (std::process::id() as usize % 100_000) * 1_000_000_000 + n * self.run.clients + self.number;
-                    self.swap(key("secrets", unique), &mut 0, true).await?
+                        (std::process::id() as usize % 100_000) * 1_000_000_000 + n * run.clients + self.number;
+                    self.swap(key("secrets", unique), &mut 0, Some(value)).await?
                 }
                 "garbage" => {
-                    let (key, value) = (key("configmaps", own[at]), self.run.values.get(n));
+                    let key = key("configmaps", own[at]);
                     self.kv.put(pb::PutRequest { key, value, ..Default::default() }).await.map(|_| true)?
                 }
-                "update" | "flood" => self.swap(key("configmaps", own[at]), &mut revisions[at], true).await?,
+                "update" | "flood" => self.swap(key("configmaps", own[at]), &mut revisions[at], Some(value)).await?,
                 // Nine updates, one deletion; the next update creates the key again.
-                "churn" => self.swap(key("configmaps", own[at]), &mut revisions[at], n % 10 != 9).await?,
+                "churn" => {
+                    self.swap(key("configmaps", own[at]), &mut revisions[at], (n % 10 != 9).then_some(value)).await?
+                }
                 "get" => {
                     self.page(key("configmaps", own[(n * 7919) % own.len()]), Bytes::new(), 0).await.map(|_| true)?
                 }
@@ -169,7 +198,7 @@ impl Client {
                 }
                 other => return Err(format!("no shape {other:?}").into()),
             };
-            if counted && started >= self.run.begin {
+            if counted && started >= run.begin {
                 self.latencies.push(u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX));
             }
         }
@@ -177,7 +206,7 @@ impl Client {
     }
 
     /// Writes or deletes if the last change is `revision`; otherwise learns which it is.
-    async fn swap(&mut self, key: Bytes, revision: &mut i64, put: bool) -> Result<bool, Failure> {
+    async fn swap(&mut self, key: Bytes, revision: &mut i64, put: Option<Bytes>) -> Result<bool, Failure> {
         use pb::compare::{CompareResult, CompareTarget, TargetUnion};
         use pb::request_op::Request;
         let compare = pb::Compare {
@@ -187,20 +216,17 @@ impl Client {
             target_union: Some(TargetUnion::ModRevision(*revision)),
             ..Default::default()
         };
+        let is_put = put.is_some();
         let then = match put {
-            true => Request::RequestPut(pb::PutRequest {
-                key: key.clone(),
-                value: self.run.values.get(self.latencies.len() + self.number),
-                ..Default::default()
-            }),
-            false => Request::RequestDeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() }),
+            Some(value) => Request::RequestPut(pb::PutRequest { key: key.clone(), value, ..Default::default() }),
+            None => Request::RequestDeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() }),
         };
         let otherwise = Request::RequestRange(pb::RangeRequest { key, ..Default::default() });
         let op = |request| pb::RequestOp { request: Some(request) };
         let txn = pb::TxnRequest { compare: vec![compare], success: vec![op(then)], failure: vec![op(otherwise)] };
         let answer = self.kv.txn(txn).await?.into_inner();
         if answer.succeeded {
-            *revision = if put { answer.header.map_or(0, |header| header.revision) } else { 0 };
+            *revision = if is_put { answer.header.map_or(0, |header| header.revision) } else { 0 };
             return Ok(true);
         }
         let found = match answer.responses.into_iter().next().and_then(|op| op.response) {

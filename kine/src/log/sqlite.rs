@@ -29,7 +29,9 @@ use crate::limits::{
 use crate::revision::{RecordId, Revision};
 
 const SCHEMA_VERSION: i64 = 2;
-const PAGE_BYTES: u64 = 4096;
+/// Pages of a new file. A commit writes whole pages, and a small one, such as a cluster at rest makes, writes few: with pages
+/// of 4 KiB it would take twice the bytes. Large commits hardly notice.
+const PAGE_BYTES: u64 = 1024;
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
 const SCHEMA: &str = "
@@ -48,6 +50,8 @@ const SLICE_RECORDS_MIN: usize = 8;
 pub(crate) struct SqliteLog {
     path: PathBuf,
     connection: Connection,
+    /// Of this file.
+    page_bytes: u64,
     /// Pages in the WAL, kept by a hook on every commit.
     wal_pages: Arc<AtomicU64>,
     /// Pages of the present WAL already copied back.
@@ -76,6 +80,7 @@ impl SqliteLog {
         migrate(path, &mut connection, &mut packer, ids)?;
         Ok(SqliteLog {
             path: path.to_owned(),
+            page_bytes: page_bytes(&connection).map_err(|e| refusal(path, &e))?,
             connection,
             wal_pages,
             backfilled_pages: 0,
@@ -135,7 +140,7 @@ impl SqliteLog {
         if pages < self.backfilled_pages {
             self.backfilled_pages = 0;
         }
-        if pages.saturating_sub(self.backfilled_pages) * PAGE_BYTES < threshold.max(1) {
+        if pages.saturating_sub(self.backfilled_pages) * self.page_bytes < threshold.max(1) {
             return Ok(());
         }
         let copied = self
@@ -150,7 +155,7 @@ impl SqliteLog {
     fn vacuum(&mut self, full: bool) -> Result<bool, LogError> {
         let free = self.pragma("freelist_count")?;
         let total = self.pragma("page_count")?;
-        let worth_it = free * PAGE_BYTES > FREE_BYTES_MIN && free * 4 > total;
+        let worth_it = free * self.page_bytes > FREE_BYTES_MIN && free * 4 > total;
         if free == 0 || !(full || worth_it) {
             return Ok(false);
         }
@@ -335,7 +340,7 @@ impl Log for SqliteLog {
 
     fn in_use(&mut self) -> Result<u64, LogError> {
         let pages = self.pragma("page_count")?.saturating_sub(self.pragma("freelist_count")?);
-        Ok(pages * PAGE_BYTES)
+        Ok(pages * self.page_bytes)
     }
 
     fn reader(&self) -> Result<Box<dyn LogReader>, LogError> {
@@ -422,10 +427,10 @@ impl LogReader for SqliteReader {
             let value = self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
             value.map(|value| u64::try_from(value).unwrap_or(0)).map_err(|e| describe(&e))
         };
-        let total = pages("page_count")?;
+        let (total, page_bytes) = (pages("page_count")?, pages("page_size")?);
         let free = pages("freelist_count")?;
         let wal = fs::metadata(suffixed(&self.path, "-wal")).map_or(0, |meta| meta.len());
-        Ok(LogSize { allocated: total * PAGE_BYTES + wal, in_use: total.saturating_sub(free) * PAGE_BYTES })
+        Ok(LogSize { allocated: total * page_bytes + wal, in_use: total.saturating_sub(free) * page_bytes })
     }
 }
 
@@ -448,6 +453,11 @@ fn write_leases(connection: &Connection, changes: &[LeaseChange]) -> rusqlite::R
         };
     }
     Ok(())
+}
+
+fn page_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    let bytes = connection.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?;
+    Ok(u64::try_from(bytes).unwrap_or(PAGE_BYTES))
 }
 
 fn meta(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
@@ -533,7 +543,8 @@ fn check(path: &Path, connection: &Connection) -> Result<()> {
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    // Takes effect only before the first table; a file of ours has it already.
+    // These take effect only before the first table; a file of ours keeps what it has.
+    connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
