@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use skiff_api::codec::protobuf;
+use skiff_apiserver::storage;
 use skiff_kine::{
     Archive, Error, Etcd, Revision, SnapshotSummary, Store, TlsFiles,
     grpc::{ClientTls, fetch_snapshot},
@@ -139,6 +142,35 @@ impl Origin {
     }
 }
 
+/// Objects of K3s, which stores built-in kinds as protobuf where Skiff has JSON.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Objects {
+    rewritten: u64,
+    unreadable: u64,
+}
+
+impl Objects {
+    fn rewrite(&mut self, value: Bytes) -> Bytes {
+        if value.starts_with(b"k8s:enc:") {
+            self.unreadable += 1;
+        }
+        if !protobuf::is_enveloped(&value) {
+            return value;
+        }
+        let json = protobuf::decode_object(&value).ok().and_then(|object| storage::codec::encode(&object).ok());
+        match json {
+            Some(json) => {
+                self.rewritten += 1;
+                json
+            }
+            None => {
+                self.unreadable += 1;
+                value
+            }
+        }
+    }
+}
+
 /// A file that goes with this value.
 struct Temporary(PathBuf);
 
@@ -172,7 +204,12 @@ fn copy(from: &Origin, socket: Option<&Path>, to: &Engine, replace: bool) -> Res
         Origin::K3s(path) => {
             println!("reading the K3s datastore {}", path.display());
             let scratch = between.0.parent().unwrap_or(Path::new("."));
-            let snapshot = snapshot_k3s(path, scratch)?;
+            let mut objects = Objects::default();
+            let snapshot = snapshot_k3s(path, scratch, &mut |value| objects.rewrite(value))?;
+            println!("objects          {} rewritten from protobuf to JSON", objects.rewritten);
+            if objects.unreadable > 0 {
+                println!("                 {} left as they are: of unknown kinds, or encrypted", objects.unreadable);
+            }
             snapshot.save(&between.0).with_context(|| format!("write {}", between.0.display()))?;
             Archive::open(&between.0, false)?
         }
@@ -271,6 +308,22 @@ fn report(what: &'static str) -> impl FnMut(u64) + Send + 'static {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn built_in_objects_become_json_and_everything_else_stays() {
+        let object = serde_json::json!({
+            "kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "c", "namespace": "n"}, "data": {"a": "b"}
+        });
+        let mut objects = Objects::default();
+        let json = objects.rewrite(protobuf::encode_object(&object).unwrap().into());
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&json).unwrap(), object);
+        for other in [&b"{\"kind\":\"Custom\"}"[..], b"", b"k8s:enc:aescbc:v1:x"] {
+            assert_eq!(objects.rewrite(Bytes::from_static(other)), other);
+        }
+        let unknown = protobuf::seal("gone.example/v1", "Gone", b"");
+        assert_eq!(objects.rewrite(unknown.clone().into()), unknown);
+        assert_eq!(objects, Objects { rewritten: 1, unreadable: 2 });
+    }
 
     #[test]
     fn a_file_shows_by_its_content_what_it_is() {

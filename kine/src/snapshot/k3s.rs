@@ -11,6 +11,7 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
 use super::SnapshotSummary;
@@ -58,8 +59,13 @@ pub fn is_k3s(path: &Path) -> bool {
     matches!(found, Ok(Some(())))
 }
 
-/// Takes a snapshot of a K3s datastore; `scratch` is where it is put together.
-pub fn snapshot_k3s(path: &Path, scratch: &Path) -> Result<Snapshot, K3sError> {
+/// Takes a snapshot of a K3s datastore; `scratch` is where it is put together. `rewrite` may give every value
+/// that goes into it another form.
+pub fn snapshot_k3s(
+    path: &Path,
+    scratch: &Path,
+    rewrite: &mut dyn FnMut(Bytes) -> Bytes,
+) -> Result<Snapshot, K3sError> {
     let failed = |source| K3sError::Sql { path: path.to_owned(), source };
     let mut connection = connect(path).map_err(failed)?;
     // One state throughout, also if a server is still running.
@@ -86,7 +92,8 @@ pub fn snapshot_k3s(path: &Path, scratch: &Path) -> Result<Snapshot, K3sError> {
         summary.records += 1;
         summary.keys += u64::from(record.value.is_some() && index.is_current(record, summary.revision));
         ttls.extend((record.lease > 0).then_some(record.lease));
-        bucket.put(&record_key(record), &record_value(record))
+        let rewritten = Record { value: record.value.clone().map(&mut *rewrite), ..record.clone() };
+        bucket.put(&record_key(record), &record_value(&rewritten))
     })?;
     bucket.end().map_err(write)?;
     let now_unix_ms = unix_now_ms();
@@ -116,7 +123,11 @@ fn change(row: &Row<'_>) -> rusqlite::Result<Change> {
         deleted: number(3)? != 0,
         create_revision: number(4)?,
         lease: number(5)?,
-        value: Bytes::from(row.get::<_, Option<Vec<u8>>>(6)?.unwrap_or_default()),
+        // K3s's own rows hold empty text where others hold bytes.
+        value: match row.get_ref(6)? {
+            ValueRef::Blob(bytes) | ValueRef::Text(bytes) => Bytes::copy_from_slice(bytes),
+            _ => Bytes::new(),
+        },
     })
 }
 
@@ -192,6 +203,8 @@ mod tests {
                  create_revision INTEGER, prev_revision INTEGER, lease INTEGER, value BLOB, old_value BLOB)",
             )
             .unwrap();
+        let first = "INSERT INTO kine VALUES (1, 'compact_rev_key', 1, 0, 0, 5, 0, '', '')";
+        connection.execute(first, []).unwrap();
         for (id, name, created, deleted, create_revision, prev_revision, lease, value) in rows {
             connection
                 .execute(
@@ -215,7 +228,7 @@ mod tests {
         let file = folder.join("k3s.db");
         assert!(is_k3s(&file));
         let archive = folder.join("snapshot.db");
-        snapshot_k3s(&file, folder).unwrap().save(&archive).unwrap();
+        snapshot_k3s(&file, folder, &mut |value| value).unwrap().save(&archive).unwrap();
         let target = folder.join("state.db");
         Archive::open(&archive, false).unwrap().restore(&target, false).unwrap();
         Store::open(StoreOptions::sqlite(target)).await.unwrap()
@@ -225,7 +238,6 @@ mod tests {
     async fn revisions_history_and_leases_of_k3s_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let rows = [
-            (1, COMPACTION, true, false, 0, 5, 0, ""),
             (3, "/a", true, false, 0, 0, 0, "1"),
             (4, "/b", true, false, 0, 0, 3600, "1"),
             (5, "/a", false, false, 3, 3, 0, "2"),
@@ -259,6 +271,6 @@ mod tests {
         assert!(!is_k3s(&path));
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE log (id INTEGER)").unwrap();
         assert!(!is_k3s(&path));
-        assert!(matches!(snapshot_k3s(&path, folder.path()), Err(K3sError::Sql { .. })));
+        assert!(matches!(snapshot_k3s(&path, folder.path(), &mut |value| value), Err(K3sError::Sql { .. })));
     }
 }

@@ -23,7 +23,7 @@ pub struct Remote {
 
 enum Server {
     Ours { token: CancellationToken, _task: JoinHandle<()>, _folder: TempDir },
-    Etcd(#[allow(dead_code)] Process),
+    Etcd(#[allow(dead_code)] Box<Process>),
 }
 
 impl Drop for Server {
@@ -68,7 +68,7 @@ pub async fn real_etcd() -> Remote {
 
 /// An etcd that is starting, once it serves.
 pub async fn etcd(etcd: Process) -> Remote {
-    let remote = remote(connect(&etcd.url).await, etcd.url.clone(), Server::Etcd(etcd));
+    let remote = remote(connect(&etcd.url).await, etcd.url.clone(), Server::Etcd(Box::new(etcd)));
     // Until a leader is elected requests fail; only then is it at revision 1 for good.
     for _ in 0..600 {
         if remote.range(RangeRequest::new(KeyRange::key("none"))).await.is_ok() {
