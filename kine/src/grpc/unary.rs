@@ -23,17 +23,13 @@ const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// What is sent back: a message with its trailers, or whatever the library makes.
+#[derive(Default)]
 pub(crate) enum Answer {
     Message(Option<Bytes>),
     Trailers,
+    #[default]
     Ended,
     Library(tonic::body::Body),
-}
-
-impl Default for Answer {
-    fn default() -> Answer {
-        Answer::Ended
-    }
 }
 
 impl Body for Answer {
