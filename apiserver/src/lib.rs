@@ -11,6 +11,7 @@
 
 pub mod admission;
 mod aggregation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;

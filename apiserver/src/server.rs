@@ -1,6 +1,10 @@
 //! The API server: its parts put together, and the way of a request through them.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, header};
@@ -14,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission,
     aggregation::Aggregator,
+    audit::AuditLog,
     authn::{
         Authentication, TokenAuthenticator, TokenIssuer, TokenUnion, UserInfo, impersonation, request_header,
         service_account::ServiceAccountAuthenticator, token, user, x509::CaSet,
@@ -98,6 +103,8 @@ struct Inner {
     authorizer: Arc<dyn Authorizer>,
     token_issuer: Arc<TokenIssuer>,
     flow: Flow,
+    /// Set once, before anything is served.
+    audit: OnceLock<AuditLog>,
     discovery: Discovery,
     openapi: OpenApi,
     aggregator: Arc<Aggregator>,
@@ -194,6 +201,7 @@ impl ApiServer {
             flow: Flow::default(),
             proxy,
             health_checks,
+            audit: OnceLock::new(),
             version: config.version,
             server_address: config.server_address,
             stop,
@@ -264,6 +272,13 @@ impl ApiServer {
 
     /// Who may do what.
     pub fn authorizer(&self) -> Arc<dyn Authorizer> {
+    /// Records requests from now on. Only the first log counts.
+    pub fn set_audit_log(&self, log: AuditLog) {
+        if self.0.audit.set(log).is_err() {
+            tracing::error!(component = "audit", "there is an audit log already");
+        }
+    }
+
         Arc::clone(&self.0.authorizer)
     }
 
@@ -306,7 +321,8 @@ impl ApiServer {
         let info =
             RequestInfo::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
         let audit_id = audit_id(&request);
-        let answered = AssertUnwindSafe(self.chain(&info, request, connection, user).boxed()).catch_unwind().await;
+        let answered =
+            AssertUnwindSafe(self.chain(&info, request, connection, user, &audit_id).boxed()).catch_unwind().await;
         let mut response = answered.unwrap_or_else(|_| {
             tracing::error!(component = "apiserver", path = info.path, verb = info.verb, "request panicked");
             body::failure(&Status::internal("this request caused apiserver to panic. Look in the logs for details"))
@@ -346,11 +362,17 @@ impl ApiServer {
         user: Option<UserInfo>,
     ) -> Response<Body> {
         let authenticated = match (user, connection) {
+        audit_id: &HeaderValue,
             (Some(user), _) => Ok(user),
             (None, Some(connection)) => self.0.authentication.authenticate(request.headers(), connection).await,
             (None, None) => Ok(UserInfo::anonymous()),
         };
-        let user = match authenticated.and_then(|user| self.impersonated(user, request.headers())) {
+        let authenticated = match authenticated {
+            Ok(user) => user,
+            Err(status) => return body::failure(&status),
+        };
+        let audit = self.0.audit.get().map(|audit| (audit, authenticated.clone()));
+        let user = match self.impersonated(authenticated, request.headers()) {
             Ok(user) => user,
             Err(status) => return body::failure(&status),
         };
@@ -360,6 +382,21 @@ impl ApiServer {
         request_header::strip(request.headers_mut());
         let place = match self.0.flow.enter(info, &user).await {
             Ok(place) => place,
+        let Some((audit, real)) = audit else { return self.admitted(info, user, request).await };
+        let id = audit_id.to_str().unwrap_or_default();
+        let Some(mut started) = audit.begin(info, &real, connection, &mut request, id).await else {
+            return self.admitted(info, user, request).await;
+        };
+        if real != user {
+            started.impersonated(&user);
+        }
+        let streams = info.is_long_running() || is_watch(&request);
+        let response = self.admitted(info, user, request).await;
+        audit.finish(started, response, streams).await
+    }
+
+    /// Waits for a seat, then goes on.
+    async fn admitted(&self, info: &RequestInfo, user: UserInfo, request: Request<Body>) -> Response<Body> {
             Err((status, place)) => {
                 let mut response = body::failure(&status);
                 place.label(response.headers_mut());

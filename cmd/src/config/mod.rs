@@ -1,6 +1,7 @@
 //! Configuration: files on disk, and the typed form that components get.
 
 mod agent;
+mod api_server_args;
 mod file;
 mod server;
 

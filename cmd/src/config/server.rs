@@ -6,6 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use skiff_apiserver::audit::AuditOptions;
 use skiff_controllers::cron_schedule::Schedule;
 use skiff_kine::TlsFiles;
 
@@ -62,6 +63,8 @@ pub struct ServerSettings {
     pub etcd_expose: Option<SocketAddr>,
     /// Bytes in use beyond which the datastore refuses to grow.
     pub datastore_quota: Option<u64>,
+    /// What is recorded of requests, if anything.
+    pub audit: Option<AuditOptions>,
     /// Snapshots by the clock, if any.
     pub snapshots: Option<SnapshotSettings>,
 }
@@ -103,6 +106,7 @@ impl ServerSettings {
             etcd_socket: settings.path("etcd-socket").unwrap_or_else(|| node.data_dir.join("server/kine.sock")),
             etcd_expose: settings.parsed("etcd-expose")?,
             datastore_quota: Some(settings.required("quota-backend-bytes")?).filter(|bytes| *bytes > 0),
+            audit: super::api_server_args::audit(settings)?,
             snapshots: snapshots(settings, &node.data_dir)?,
             node,
         })

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
-use skiff_apiserver::{ApiServer, Config, ConnectionInfo, Handler, ProxySettings, TokenIssuer, UserInfo, VersionInfo};
+use skiff_apiserver::{
+    ApiServer, Config, ConnectionInfo, Handler, ProxySettings, TokenIssuer, UserInfo, VersionInfo, audit::AuditLog,
+};
 use skiff_client::Client;
 use skiff_kine::{Etcd, Store};
 use skiff_tunnel::{SessionConfig, Sessions};
@@ -60,6 +62,14 @@ impl ControlPlane {
                 Ok(())
             }
         });
+        if let Some(options) = &settings.audit {
+            let (log, writer) = AuditLog::open(options, token.clone())?;
+            server.set_audit_log(log);
+            supervision.spawn("audit log", async move {
+                writer.await;
+                Ok(())
+            });
+        }
         server.ready().await;
         let plane = ControlPlane { server };
         let bootstrap = skiff_apiserver::bootstrap::Bootstrap {
