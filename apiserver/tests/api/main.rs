@@ -4,6 +4,7 @@
 mod custom_resources;
 mod custom_validation;
 mod deletion;
+mod errors;
 mod harness;
 mod http_layer;
 mod lists;

@@ -7,6 +7,7 @@ mod harness;
 
 mod access;
 mod bootstrap;
+mod defaults;
 mod pods;
 mod policies;
 mod services;
