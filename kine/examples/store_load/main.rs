@@ -151,7 +151,8 @@ impl Client {
 
     async fn work(mut self, run: Arc<Run>) -> Result<Vec<u32>, Failure> {
         let (own, mut revisions) = (std::mem::take(&mut self.own), std::mem::take(&mut self.revisions));
-        let mut due = Instant::now();
+        // Spread over the time between two operations of one client.
+        let mut due = Instant::now() + run.pace.unwrap_or_default().mul_f64(self.number as f64 / run.clients as f64);
         let mut after = key("configmaps", 0);
         for n in 0.. {
             let mut started = Instant::now();

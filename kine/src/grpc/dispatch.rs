@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -25,9 +26,11 @@ use super::pb::health::health_server::HealthServer;
 use super::unary::{Answer, receive, respond};
 use crate::limits::GRPC_DECODE_BYTES_MAX;
 
-/// Answers the requests of one connection.
+/// Answers requests. Cloned for each, so that must cost next to nothing.
 #[derive(Clone)]
-pub(crate) struct Dispatch {
+pub(crate) struct Dispatch(Arc<Services>);
+
+struct Services {
     face: Face,
     routes: Routes,
 }
@@ -48,12 +51,12 @@ impl Dispatch {
             .add_service(reflection)
             .add_service(reflection_alpha)
             .prepare();
-        Ok(Dispatch { face, routes })
+        Ok(Dispatch(Arc::new(Services { face, routes })))
     }
 
     /// Everything a client asks for often.
     async fn key_value(self, call: Call, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
-        let (face, body) = (&self.face, request.into_body());
+        let (face, body) = (&self.0.face, request.into_body());
         match call {
             Call::Range => unary(body, |message| face.answer_range(message)).await,
             Call::Put => unary(body, |message| face.answer_put(message)).await,
@@ -106,7 +109,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         match call(request.uri().path()) {
             Some(call) => Box::pin(self.clone().key_value(call, request)),
             None => {
-                let answered = self.routes.clone().call(request);
+                let answered = self.0.routes.clone().call(request);
                 Box::pin(async move { Ok(answered.await?.map(Answer::Library)) })
             }
         }
