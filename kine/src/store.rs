@@ -25,7 +25,7 @@ use crate::lessor::{LeaseId, LeaseTtl, Lessor};
 use crate::limits::{LOG_READERS_MAX, SCAN_CHUNK_KEYS};
 use crate::log::memory::MemoryLog;
 use crate::log::sqlite::SqliteLog;
-use crate::log::{Log, LogError, LogReader};
+use crate::log::{Loaded, Log, LogError, LogReader};
 use crate::overlay::Overlay;
 use crate::range::{KeyRange, RangeRequest, RangeResponse, RawRange};
 use crate::readers::Readers;
@@ -181,24 +181,8 @@ impl Store {
 
     /// A store over any log.
     pub(crate) fn over(mut log: Box<dyn Log>, options: &StoreOptions) -> Result<Store> {
-        let mut index = Index::new();
-        let mut attached = Vec::new();
         let is_shared = log.is_shared();
-        let loaded = log.load(&mut |record| {
-            index.apply(&record);
-            if record.lease != 0 {
-                attached.push(record.key);
-            }
-        })?;
-        index.set_compacted(loaded.compacted);
-        let mut lessor = Lessor::default();
-        let (now, now_unix_ms) = (Instant::now(), unix_now_ms());
-        loaded.leases.iter().for_each(|row| lessor.load(row, now, now_unix_ms, loaded.clean));
-        for key in attached {
-            if let Some((_, entry)) = index.get(&key) {
-                lessor.attach(&key, entry.lease());
-            }
-        }
+        let (index, lessor, loaded) = load(log.as_mut())?;
         let readers = (0..LOG_READERS_MAX)
             .map(|_| log.reader())
             .collect::<Result<Vec<_>, _>>()
@@ -497,6 +481,28 @@ impl Store {
     pub(crate) fn ids(&self) -> (u64, u64) {
         (self.shared().cluster_id, self.shared().member_id)
     }
+}
+
+/// Everything that memory holds of a log.
+pub(crate) fn load(log: &mut dyn Log) -> Result<(Index, Lessor, Loaded)> {
+    let mut index = Index::new();
+    let mut attached = Vec::new();
+    let loaded = log.load(&mut |record| {
+        index.apply(&record);
+        if record.lease != 0 {
+            attached.push(record.key);
+        }
+    })?;
+    index.set_compacted(loaded.compacted);
+    let mut lessor = Lessor::default();
+    let (now, now_unix_ms) = (Instant::now(), unix_now_ms());
+    loaded.leases.iter().for_each(|row| lessor.load(row, now, now_unix_ms, loaded.clean));
+    for key in attached {
+        if let Some((_, entry)) = index.get(&key) {
+            lessor.attach(&key, entry.lease());
+        }
+    }
+    Ok((index, lessor, loaded))
 }
 
 /// Beside the file, where there is space for it; without a file the system's place.

@@ -10,6 +10,7 @@
 //!   to wait for, and a reader that sees a record has seen all before it;
 //! * statements hold numbers and hexadecimal literals only: nothing a client sends is SQL.
 
+mod catch_up;
 mod database;
 mod digest;
 mod fill;
@@ -17,6 +18,7 @@ mod log;
 pub(crate) mod mysql;
 pub(crate) mod postgres;
 mod reader;
+mod shown;
 mod statements;
 mod tls;
 mod transport;

@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::log::{Shown, sizes};
+use super::log::sizes;
+use super::shown::Shown;
 use super::statements;
 use super::{Engine, Row, Session, SqlError};
 use crate::limits::SQL_PATIENCE;

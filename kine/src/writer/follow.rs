@@ -9,10 +9,9 @@ use super::{Writer, unix_now_ms};
 use crate::error::Error;
 use crate::index::Index;
 use crate::kv::{Event, EventKind, KeyValue};
-use crate::lessor::Lessor;
 use crate::log::{LogError, News, Record, Turn};
 use crate::revision::Revision;
-use crate::store::Shared;
+use crate::store::{Shared, load};
 
 impl Writer {
     /// Takes the turn to write. What is evaluated from now on sees everything.
@@ -56,27 +55,11 @@ impl Writer {
             component = "kine",
             "history was compacted before this server saw it; loading the datastore anew"
         );
-        let mut index = Index::new();
-        let mut attached = Vec::new();
-        let loaded = self.log.load(&mut |record| {
-            index.apply(&record);
-            if record.lease != 0 {
-                attached.push(record.key);
-            }
-        });
-        let loaded = loaded.map_err(|error| {
+        let loaded = load(self.log.as_mut());
+        let (index, lessor, loaded) = loaded.map_err(|error| {
             self.log.release();
             LogError(error.to_string())
         })?;
-        index.set_compacted(loaded.compacted);
-        let mut lessor = Lessor::default();
-        let (now, now_unix_ms) = (Instant::now(), unix_now_ms());
-        loaded.leases.iter().for_each(|row| lessor.load(row, now, now_unix_ms, loaded.clean));
-        for key in attached {
-            if let Some((_, entry)) = index.get(&key) {
-                lessor.attach(&key, entry.lease());
-            }
-        }
         let (revision, compacted) = (index.revision(), index.compacted());
         *self.shared.index.write() = index;
         *self.shared.lessor.lock() = lessor;
