@@ -140,6 +140,12 @@ impl ApiServer {
         let mut kinds: Vec<Arc<dyn TokenAuthenticator>> = vec![Arc::new(accounts)];
         kinds.extend(config.tokens);
         let tokens: Arc<dyn TokenAuthenticator> = Arc::new(TokenUnion(kinds));
+        let (dialer, identity) = match &config.proxy {
+            Some(settings) => (Some(Arc::clone(&settings.dialer)), settings.aggregator_identity.clone()),
+            None => (None, None),
+        };
+        let aggregator = Arc::new(Aggregator::new(snapshot.clone(), dialer, identity, stop.clone()));
+        let webhooks = Webhooks::new(Arc::clone(&aggregator));
         let dependencies = Dependencies {
             snapshot: snapshot.clone(),
             service_cidrs: config.service_cidrs,
@@ -147,6 +153,7 @@ impl ApiServer {
             authorizer: Arc::clone(&authorizer),
             authenticator: Arc::clone(&tokens),
             token_issuer: Arc::clone(&config.token_issuer),
+            webhooks: webhooks.clone(),
         };
         let store = Arc::new(Store::new(
             Arc::clone(&config.backend),
@@ -162,11 +169,6 @@ impl ApiServer {
             tokens,
             anonymous: config.anonymous,
         };
-        let (dialer, identity) = match &config.proxy {
-            Some(settings) => (Some(Arc::clone(&settings.dialer)), settings.aggregator_identity.clone()),
-            None => (None, None),
-        };
-        let aggregator = Arc::new(Aggregator::new(snapshot.clone(), dialer, identity, stop.clone()));
         let proxy = match config.proxy {
             Some(ProxySettings { dialer, kubelet_tls, .. }) => {
                 let settings = ProxyConfig { dialer, kubelet_tls, snapshot: snapshot.clone() };
@@ -189,7 +191,7 @@ impl ApiServer {
                 .with_aggregator(Arc::clone(&aggregator)),
             openapi: OpenApi::new(Arc::clone(&resources), &config.version.git_version)
                 .with_aggregator(Arc::clone(&aggregator)),
-            custom: CustomResources::new(Arc::clone(&store), Webhooks::new(Arc::clone(&aggregator))),
+            custom: CustomResources::new(Arc::clone(&store), webhooks),
             aggregator,
             resource_metrics,
             store,

@@ -185,6 +185,11 @@ pub fn authorizer_type() -> Type {
     Type::Opaque("kubernetes.authorization.Authorizer")
 }
 
+/// The type of `authorizer.requestResource`.
+pub fn resource_check_type() -> Type {
+    Type::Opaque("kubernetes.authorization.ResourceCheck")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

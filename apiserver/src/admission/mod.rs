@@ -3,6 +3,7 @@
 //! One ordered list of plugins; each may mutate, then (after validation of the
 //! object) each may refuse. Plugins read the watch caches, never the wire.
 
+pub mod dynamic;
 pub mod endpoint;
 pub mod plugins;
 #[cfg(test)]

@@ -22,16 +22,19 @@ pub mod taint_nodes_by_condition;
 
 use std::sync::Arc;
 
-use super::Admission;
+use super::{
+    Admission,
+    dynamic::webhooks::{MutatingWebhooks, ValidatingWebhooks},
+};
 use crate::registry::Dependencies;
 
 /// Every plugin that is on by default.
 ///
-/// Admission webhooks and admission policies belong between
-/// `PodTopologyLabels` and `ResourceQuota`: they see what the built-in plugins
-/// made of the object, and quota is charged last, for what is really stored.
+/// Webhooks see what the built-in plugins made of the object, and quota is
+/// charged last, for what is really stored. Admission policies belong in front
+/// of the webhooks of their kind.
 pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
-    let authorizer = &dependencies.authorizer;
+    let (authorizer, webhooks) = (&dependencies.authorizer, &dependencies.webhooks);
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::default()),
         Arc::new(limit_ranger::LimitRanger),
@@ -51,6 +54,8 @@ pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_ingress_class::DefaultIngressClass),
         Arc::new(pod_topology_labels::PodTopologyLabels),
+        Arc::new(MutatingWebhooks::new(webhooks.clone(), Arc::clone(authorizer))),
+        Arc::new(ValidatingWebhooks::new(webhooks.clone(), Arc::clone(authorizer))),
         Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }

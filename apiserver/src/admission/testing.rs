@@ -119,7 +119,7 @@ impl Bench<'_> {
         self
     }
 
-    fn request<'r>(&'r self, options: &'r Value) -> AdmissionRequest<'r> {
+    pub fn request<'r>(&'r self, options: &'r Value) -> AdmissionRequest<'r> {
         AdmissionRequest {
             operation: self.operation,
             resource: &self.gvr,

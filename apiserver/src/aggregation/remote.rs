@@ -28,7 +28,7 @@ pub(crate) struct Remote {
 
 /// The Service in front of a remote API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ServiceReference {
+pub struct ServiceReference {
     pub namespace: String,
     pub name: String,
     pub port: u16,

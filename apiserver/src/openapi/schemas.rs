@@ -29,6 +29,9 @@ impl Dialect {
     }
 }
 
+/// What every custom resource says about its metadata.
+const METADATA: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
 /// Collects every schema that a document mentions.
 pub struct Collector {
     dialect: Dialect,
@@ -136,7 +139,12 @@ impl Collector {
             Some(own) => without_v3(own),
             None => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
         };
-        schema["properties"]["metadata"] = self.reference(&meta);
+        let mut meta = self.reference(&meta);
+        if self.dialect == Dialect::V3 {
+            meta = json!({"allOf": [meta]});
+        }
+        meta["description"] = METADATA.into();
+        schema["properties"]["metadata"] = meta;
         if let Some(properties) = schema["properties"].as_object_mut() {
             type_meta(properties);
         }

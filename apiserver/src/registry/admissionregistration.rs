@@ -8,6 +8,7 @@ use super::{
     validation::{Errors, Path, formats, selector},
     value::{child, default, default_map, default_text, existing, field, int, items, list, set, text},
 };
+use crate::admission::dynamic::conditions as expressions;
 
 /// Mutating and validating webhook configurations.
 pub struct WebhookConfigurationStrategy {
@@ -102,7 +103,9 @@ fn webhook(errors: &mut Errors, path: &Path<'_>, webhook: &Value) {
     for (i, rule) in list(webhook, "rules").iter().enumerate() {
         self::rule(errors, &rules.index(i), rule);
     }
-    conditions(errors, &path.child("matchConditions"), list(webhook, "matchConditions"));
+    conditions(errors, &path.child("matchConditions"), list(webhook, "matchConditions"), |expression| {
+        expressions::check(expression, false)
+    });
 }
 
 fn client_config(errors: &mut Errors, path: &Path<'_>, config: &Value) {
@@ -150,7 +153,13 @@ fn rule(errors: &mut Errors, path: &Path<'_>, rule: &Value) {
     }
 }
 
-fn conditions(errors: &mut Errors, path: &Path<'_>, conditions: &[Value]) {
+/// `compile` says what is wrong with an expression.
+fn conditions(
+    errors: &mut Errors,
+    path: &Path<'_>,
+    conditions: &[Value],
+    compile: impl Fn(&str) -> Result<(), String>,
+) {
     for (i, condition) in conditions.iter().enumerate() {
         let path = path.index(i);
         let name = text(condition, "name");
@@ -159,8 +168,11 @@ fn conditions(errors: &mut Errors, path: &Path<'_>, conditions: &[Value]) {
         } else {
             errors.invalid_all(&path.child("name"), name, formats::qualified_name(name));
         }
-        if text(condition, "expression").trim().is_empty() {
+        let expression = text(condition, "expression");
+        if expression.trim().is_empty() {
             errors.required(&path.child("expression"), "");
+        } else if let Err(error) = compile(expression) {
+            errors.invalid(&path.child("expression"), expression, error);
         }
         if conditions[..i].iter().any(|other| text(other, "name") == name) {
             errors.duplicate(&path.child("name"), name);
@@ -190,7 +202,9 @@ impl Strategy for AdmissionPolicyStrategy {
         } else if list(&spec["matchConstraints"], "resourceRules").is_empty() {
             errors.required(&constraints.child("resourceRules"), "");
         }
-        conditions(&mut errors, &path.child("matchConditions"), list(spec, "matchConditions"));
+        let has_params = field(spec, "paramKind").is_some();
+        let compile = |expression: &str| expressions::check(expression, has_params);
+        conditions(&mut errors, &path.child("matchConditions"), list(spec, "matchConditions"), compile);
         errors.into_causes()
     }
 }

@@ -47,6 +47,7 @@ pub use strategy::{Allocation, DefaultStrategy, Operation, RequestContext, Strat
 use crate::{
     authn::{TokenAuthenticator, service_account::TokenIssuer},
     authz::Authorizer,
+    webhook::Webhooks,
 };
 
 /// What strategies, endpoints and admission plugins are built from.
@@ -63,6 +64,7 @@ pub struct Dependencies {
     pub authenticator: Arc<dyn TokenAuthenticator>,
     /// For `serviceaccounts/token`.
     pub token_issuer: Arc<TokenIssuer>,
+    pub webhooks: Webhooks,
 }
 
 /// Per-kind behaviour by resource (and subresource).

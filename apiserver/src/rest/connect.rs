@@ -4,13 +4,15 @@
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use skiff_api::Status;
+use serde_json::{Value, json};
+use skiff_api::{GroupVersionKind, Status};
 
 use super::Call;
 use crate::{
     admission::{AdmissionOperation, AdmissionRequest},
     body::{Body, BodyError},
     metrics::LongRunning,
+    options::Query,
     proxy::{self, Proxy},
 };
 
@@ -37,6 +39,26 @@ pub(crate) async fn connect(call: &Call<'_>, proxy: &Proxy, request: Request<Bod
     Ok(crate::body::guarded(response, counted))
 }
 
+/// The options in the query as the object that admission sees.
+fn options_of(gvk: &GroupVersionKind, query: &Query) -> Value {
+    let mut options = json!({"apiVersion": gvk.api_version(), "kind": gvk.kind});
+    for name in ["stdin", "stdout", "stderr", "tty"] {
+        if query.flag(name) {
+            options[name] = json!(true);
+        }
+    }
+    for name in ["container", "path"] {
+        if query.has(name) {
+            options[name] = json!(query.get(name));
+        }
+    }
+    let command: Vec<&str> = query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    options
+}
+
 async fn admit(call: &Call<'_>) -> Result<(), Status> {
     let (gvr, options) = (call.row.gvr(), serde_json::Value::Null);
     let (gvk, _) = call.body_kind();
@@ -47,7 +69,7 @@ async fn admit(call: &Call<'_>) -> Result<(), Status> {
         subresource: &call.info.subresource,
         namespace: call.namespace(),
         name: &call.info.name,
-        object: None,
+        object: Some(options_of(&gvk, &call.query)),
         old_object: None,
         options: &options,
         user: call.user,

@@ -10,6 +10,7 @@ mod server;
 mod validation;
 mod watchers;
 mod webhook_server;
+mod webhooks;
 
 use crate::Test;
 
@@ -24,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         custom::tests(),
         validation::tests(),
         watchers::tests(),
+        webhooks::tests(),
     ]
     .into_iter()
     .flatten()
