@@ -201,6 +201,56 @@ async fn a_file_in_use_damaged_or_foreign_is_refused_with_its_name() {
     assert!(matches!(Store::open(StoreOptions::sqlite(&foreign)).await, Err(Error::Open { .. })));
 }
 
+/// A file as earlier builds wrote it: a row per record.
+fn first_schema(path: &std::path::Path) {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
+             CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+             CREATE TABLE log (id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB,
+                 create_revision INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER NOT NULL);
+             CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, deadline INTEGER NOT NULL);
+             INSERT INTO meta VALUES ('schema', 1), ('cluster_id', 7), ('member_id', 8), ('compact_revision', 3), ('clean', 1);
+             INSERT INTO lease VALUES (5, 600, 9000000000000);",
+        )
+        .unwrap();
+    let mut insert = connection.prepare("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6)").unwrap();
+    let id = |revision: i64, sub: i64| revision << 20 | sub;
+    for revision in 2..2000_i64 {
+        let (key, value) = (format!("/k/{:04}", revision % 700), format!("value {revision}"));
+        let version = (revision - 2) / 700 + 1;
+        let create = revision - 700 * (version - 1);
+        insert.execute((id(revision, 0), key.as_bytes(), value.as_bytes(), create, version, 0)).unwrap();
+    }
+    insert.execute((id(2000, 0), &b"/leased"[..], &b"x"[..], 2000, 1, 5)).unwrap();
+    insert.execute((id(2000, 1), &b"/k/0002"[..], Option::<&[u8]>::None, 0, 0, 0)).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_schema_is_rewritten_and_keeps_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    first_schema(&path);
+    for _ in 0..2 {
+        let store = Store::open(StoreOptions::sqlite(&path)).await.unwrap();
+        let status = store.status().await.unwrap();
+        assert_eq!((status.cluster_id, status.member_id), (7, 8));
+        assert_eq!((status.revision, status.compact_revision), (Revision(2000), Revision(3)));
+        let kv = store.get(b"/k/0003").unwrap();
+        assert_eq!((&kv.value[..], kv.create_revision, kv.version), (&b"value 1403"[..], Revision(3), 3));
+        let past = store.range(RangeRequest::new(KeyRange::key("/k/0003")).at(Revision(1000))).await.unwrap();
+        assert_eq!(past.kvs[0].value, "value 703");
+        assert!(store.get(b"/k/0002").is_none());
+        assert_eq!(store.lease_time_to_live(5, true).unwrap().keys, ["/leased"]);
+        store.close().await.unwrap();
+    }
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'log'", [], |row| row.get(0)).unwrap();
+    assert_eq!(tables, 0);
+}
+
 #[tokio::test]
 async fn a_watcher_that_fell_out_of_the_ring_reads_every_event_from_the_log() {
     let folder = tempfile::tempdir().unwrap();
