@@ -252,6 +252,60 @@ async fn a_file_of_the_first_schema_is_rewritten_and_keeps_everything() {
 }
 
 #[tokio::test]
+async fn compactions_and_restarts_change_nothing_that_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions::sqlite(folder.path().join("state.db"));
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let mut model: std::collections::BTreeMap<String, Vec<u8>> = Default::default();
+    for round in 0..8 {
+        let store = Store::open(options.clone()).await.unwrap();
+        for _ in 0..10 {
+            // Batches of all sizes, so that runs have all sizes too.
+            let mut waits = Vec::new();
+            for _ in 0..1 + next(60) {
+                let key = format!("/k/{:03}", next(150));
+                let op = match next(3) {
+                    0 if model.remove(&key).is_some() => {
+                        Op::Delete(DeleteRequest { range: KeyRange::key(key), prev_kv: false })
+                    }
+                    _ => {
+                        let value = noise(1 + next(700) as usize);
+                        model.insert(key.clone(), value.clone());
+                        Op::Put(PutRequest::new(key, value))
+                    }
+                };
+                waits.push(store.txn(Txn::new().then(op)));
+            }
+            futures_util::future::try_join_all(waits).await.unwrap();
+            if next(3) == 0 {
+                let behind = Revision(next(100));
+                let revision = Revision(store.current_revision().0 - behind.0.min(store.current_revision().0 - 1));
+                let _ = store.compact(revision, next(2) == 0).await;
+            }
+        }
+        if round % 3 == 2 {
+            store.defragment().await.unwrap();
+        }
+        let at = store.current_revision();
+        store.close().await.unwrap();
+        let store = Store::open(options.clone()).await.unwrap();
+        assert_eq!(store.current_revision(), at);
+        let all = store.range(RangeRequest::new(KeyRange::all())).await.unwrap();
+        let seen = all.kvs.into_iter().map(|kv| (String::from_utf8(kv.key.to_vec()).unwrap(), kv.value.to_vec()));
+        assert_eq!(seen.collect::<std::collections::BTreeMap<_, _>>(), model, "round {round}");
+        let (hash, snapshot) = (store.hash(Revision(0)).await.unwrap(), store.snapshot().await.unwrap());
+        assert_eq!((hash.revision, snapshot.summary().keys), (at, model.len() as u64));
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_watcher_that_fell_out_of_the_ring_reads_every_event_from_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(StoreOptions::sqlite(folder.path().join("s.db"))).await.unwrap();
