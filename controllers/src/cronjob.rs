@@ -173,7 +173,7 @@ impl Pass {
             }
             _ => {}
         }
-        outcome.push(write::create::<Job>(self.cron.namespace(), self.job(&name, due)));
+        outcome.push(write::create::<Job>(self.cron.namespace(), self.job(&name, due, &zone)));
         let message = format!("Created job {name}");
         outcome.events.push(write::normal(&self.cron.object, "SuccessfulCreate", message));
         status["lastScheduleTime"] = write::time(due).into();
@@ -204,7 +204,7 @@ impl Pass {
         due
     }
 
-    fn job(&self, name: &str, due: Timestamp) -> Value {
+    fn job(&self, name: &str, due: Timestamp, zone: &TimeZone) -> Value {
         let template = &self.value["spec"]["jobTemplate"];
         let mut metadata = json!({
             "name": name,
@@ -215,9 +215,15 @@ impl Pass {
         if !template["metadata"]["labels"].is_null() {
             metadata["labels"] = template["metadata"]["labels"].clone();
         }
-        metadata["annotations"][SCHEDULED_AT] = write::time(due).into();
+        metadata["annotations"][SCHEDULED_AT] = local_time(due, zone).into();
         json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]})
     }
+}
+
+/// RFC 3339 in the zone of the schedule.
+fn local_time(at: Timestamp, zone: &TimeZone) -> String {
+    let local = at.to_zoned(zone.clone());
+    if local.offset().is_zero() { write::time(at) } else { local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string() }
 }
 
 /// How and when a job ended.

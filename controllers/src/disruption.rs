@@ -12,7 +12,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use serde_json::{Value, json};
-use skiff_api::{GroupResource, Selector};
+use skiff_api::{GroupResource, OwnerReference, Selector};
 use skiff_client::{Context, Controller, ObjectRef, Outcome, Snapshot, Trigger};
 
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
 
 /// How long an eviction that was allowed may take to show; after that it did not happen.
 const DELETION_WAIT: SignedDuration = SignedDuration::from_secs(120);
+
+/// The condition of budgets.
+const ALLOWED: &str = "DisruptionAllowed";
 
 pub struct DisruptionController;
 
@@ -65,15 +68,23 @@ impl Controller for DisruptionController {
         let Some(budget) = seen::get::<PodDisruptionBudget>(world, &key.namespace, &key.name) else { return outcome };
         let selector = selector(&budget.typed);
         let mut pods = seen::list::<Pod>(world, Some(&key.namespace));
-        pods.retain(|pod| selector.matches(&pod.meta().labels) && !pod::is_terminal(&pod.typed));
-        let disrupted = disrupted(&budget, &pods, context, &mut outcome);
-        let (expected, desired) = match expectation(&budget, &pods, world) {
-            Ok(numbers) => numbers,
+        pods.retain(|pod| selector.matches(&pod.meta().labels));
+        if pods.is_empty() {
+            outcome.events.push(write::normal(&budget.object, "NoPods", "No matching pods found"));
+        }
+        let Expectation { expected, desired, has_unmanaged } = match expectation(&budget, &pods, world) {
+            Ok(expectation) => expectation,
             Err(message) => {
-                outcome.events.push(write::warning(&budget.object, "CalculateExpectedPodCountFailed", message));
-                (0, 0)
+                let told = format!("Failed to calculate the number of expected pods: {message}");
+                outcome.events.push(write::warning(&budget.object, "CalculateExpectedPodCountFailed", told));
+                outcome.operations.extend(failure(&budget, message, context));
+                return outcome;
             }
         };
+        if has_unmanaged {
+            outcome.events.push(write::warning(&budget.object, "UnmanagedPods", unmanaged(&budget)));
+        }
+        let disrupted = disrupted(&budget, &pods, context, &mut outcome);
         let healthy = pods
             .iter()
             .filter(|pod| !pod.is_deleting() && !disrupted.contains_key(pod.name()) && pod::is_ready(&pod.typed))
@@ -107,8 +118,12 @@ fn disrupted(
     let mut waiting = serde_json::Map::new();
     for (name, at) in known {
         let rest = DELETION_WAIT - context.now.duration_since(at.0);
-        let is_alive = pods.iter().any(|pod| pod.name() == name && !pod.is_deleting());
-        if is_alive && rest.is_positive() {
+        let Some(alive) = pods.iter().find(|pod| pod.name() == name && !pod.is_deleting()) else { continue };
+        if !rest.is_positive() {
+            let message =
+                format!("Pod was expected by PDB {}/{} to be deleted but it wasn't", budget.namespace(), budget.name());
+            outcome.events.push(write::warning(&alive.object, "NotDeleted", message));
+        } else {
             let rest = Duration::try_from(rest).unwrap_or_default();
             outcome.requeue_after = Some(outcome.requeue_after.map_or(rest, |have| have.min(rest)));
             waiting.insert(name, write::time(at.0).into());
@@ -117,30 +132,58 @@ fn disrupted(
     waiting
 }
 
-/// (pods there should be, pods that must stay healthy).
-fn expectation(budget: &Seen<PodDisruptionBudget>, pods: &[Seen<Pod>], world: &Snapshot) -> Result<(i32, i32), String> {
-    let Some(spec) = &budget.typed.spec else { return Ok((0, 0)) };
+/// What a budget asks for.
+#[derive(Default)]
+struct Expectation {
+    /// Pods there should be.
+    expected: i32,
+    /// Pods that must stay healthy.
+    desired: i32,
+    /// Some pods have no controller whose size could be asked.
+    has_unmanaged: bool,
+}
+
+fn expectation(
+    budget: &Seen<PodDisruptionBudget>,
+    pods: &[Seen<Pod>],
+    world: &Snapshot,
+) -> Result<Expectation, String> {
+    let Some(spec) = &budget.typed.spec else { return Ok(Expectation::default()) };
     match (&spec.max_unavailable, &spec.min_available) {
         (Some(most), _) => {
-            let expected = expected_scale(pods, world)?;
-            Ok((expected, (expected - scaled(most, expected, true)).max(0)))
+            let (expected, has_unmanaged) = expected_scale(pods, world)?;
+            let desired = (expected - scaled(most, expected, true)).max(0);
+            Ok(Expectation { expected, desired, has_unmanaged })
         }
-        (None, Some(IntOrString::Int(least))) => Ok((pods.len() as i32, *least)),
+        (None, Some(IntOrString::Int(least))) => {
+            Ok(Expectation { expected: pods.len() as i32, desired: *least, has_unmanaged: false })
+        }
         (None, Some(least)) => {
-            let expected = expected_scale(pods, world)?;
-            Ok((expected, scaled(least, expected, true)))
+            let (expected, has_unmanaged) = expected_scale(pods, world)?;
+            Ok(Expectation { expected, desired: scaled(least, expected, true), has_unmanaged })
         }
-        (None, None) => Ok((pods.len() as i32, 1)),
+        (None, None) => Ok(Expectation::default()),
     }
 }
 
-/// The sizes of the controllers of the pods together.
-fn expected_scale(pods: &[Seen<Pod>], world: &Snapshot) -> Result<i32, String> {
+fn unmanaged(budget: &Seen<PodDisruptionBudget>) -> String {
+    format!(
+        "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of \
+         the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods \
+         please set \".spec.minAvailable\" field of the PDB to an integer value.",
+        selector(&budget.typed)
+    )
+}
+
+/// The sizes of the controllers of the pods together, and whether pods have none.
+fn expected_scale(pods: &[Seen<Pod>], world: &Snapshot) -> Result<(i32, bool), String> {
     let mut owners = BTreeSet::new();
     let mut total = 0;
+    let mut has_unmanaged = false;
     for pod in pods {
         let Some(owner) = pod.meta().controller() else {
-            return Err(format!("found no controller ref for pod {:?}", pod.name()));
+            has_unmanaged = true;
+            continue;
         };
         if !owners.insert(owner.uid.clone()) {
             continue;
@@ -163,11 +206,37 @@ fn expected_scale(pods: &[Seen<Pod>], world: &Snapshot) -> Result<i32, String> {
             "ReplicationController" => world
                 .get::<ReplicationController>(namespace, &owner.name)
                 .map(|set| set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)),
-            kind => return Err(format!("{} {:?} does not implement the scale subresource", kind, owner.name)),
+            _ => return Err(format!("{} does not implement the scale subresource", resource_of(owner))),
         };
         total += size.unwrap_or(0);
     }
-    Ok(total)
+    Ok((total, has_unmanaged))
+}
+
+/// The resource of an owner as errors name it, such as `jobs.batch`.
+fn resource_of(owner: &OwnerReference) -> String {
+    let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+    let row = skiff_api::builtin().iter().find(|row| row.group == group && row.kind == owner.kind);
+    row.map_or_else(|| format!("{}.{group}", owner.kind), |row| row.group_resource().to_string())
+}
+
+/// A budget that cannot be calculated allows nothing and says why; its numbers stay.
+fn failure(budget: &Seen<PodDisruptionBudget>, message: String, context: &Context) -> Option<skiff_client::Operation> {
+    let mut status = budget.object.value().ok()?["status"].clone();
+    let mut conditions = condition::of(&status);
+    condition::set(&mut conditions, Condition::new(ALLOWED, "False", "SyncFailed", message.as_str()), context.now);
+    for condition in conditions.iter_mut().filter(|condition| condition["type"] == ALLOWED) {
+        condition["observedGeneration"] = status["observedGeneration"].as_i64().unwrap_or(0).into();
+        condition["message"] = message.as_str().into();
+    }
+    for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        if field == "disruptionsAllowed" || status[field].is_null() {
+            status[field] = 0.into();
+        }
+    }
+    status["conditions"] = conditions.into();
+    let value = write::with_status(&budget.object, status)?;
+    Some(write::update_status::<PodDisruptionBudget>(&budget.object, value))
 }
 
 fn status_write(
@@ -180,12 +249,12 @@ fn status_write(
     let value = budget.object.value().ok()?;
     let mut conditions = condition::of(&value["status"]);
     let allows = if allowed > 0 {
-        Condition::new("DisruptionAllowed", "True", "SufficientPods", "")
+        Condition::new(ALLOWED, "True", "SufficientPods", "")
     } else {
-        Condition::new("DisruptionAllowed", "False", "InsufficientPods", "")
+        Condition::new(ALLOWED, "False", "InsufficientPods", "")
     };
     condition::set(&mut conditions, allows, context.now);
-    for condition in conditions.iter_mut().filter(|condition| condition["type"] == "DisruptionAllowed") {
+    for condition in conditions.iter_mut().filter(|condition| condition["type"] == ALLOWED) {
         condition["observedGeneration"] = budget.meta().generation.into();
         condition["message"] = "".into();
     }
@@ -196,4 +265,87 @@ fn status_write(
     }
     let value = write::with_status(&budget.object, status)?;
     Some(write::update_status::<PodDisruptionBudget>(&budget.object, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::simulation::Simulation;
+
+    fn pod(name: &str, owner: Option<Value>) -> Value {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "d",
+            "labels": {"app": "web"}}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}]}});
+        if let Some(owner) = owner {
+            pod["metadata"]["ownerReferences"] = json!([owner]);
+        }
+        pod
+    }
+
+    fn budget(spec: Value) -> Simulation {
+        let mut simulation = Simulation::new("");
+        let mut spec = spec;
+        spec["selector"] = json!({"matchLabels": {"app": "web"}});
+        simulation.put(json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+            "metadata": {"name": "b", "namespace": "d"}, "spec": spec}));
+        simulation
+    }
+
+    fn status(simulation: &mut Simulation) -> Value {
+        simulation.settle(&[&DisruptionController], false, |_| {});
+        simulation.value("poddisruptionbudgets.policy", "d", "b").unwrap()["status"].clone()
+    }
+
+    fn events(simulation: &Simulation) -> String {
+        simulation.log.iter().filter(|line| line.contains(": event ")).cloned().collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn healthy_pods_beyond_the_wanted_may_be_disrupted() {
+        let mut simulation = budget(json!({"minAvailable": 1}));
+        (0..3).for_each(|number| simulation.put(pod(&format!("p{number}"), None)));
+        let status = status(&mut simulation);
+        assert_eq!((&status["disruptionsAllowed"], &status["expectedPods"]), (&json!(2), &json!(3)));
+        assert_eq!(status["conditions"][0]["reason"], "SufficientPods");
+    }
+
+    #[test]
+    fn pods_without_a_controller_are_told_but_not_counted_in_percentages() {
+        let mut simulation = budget(json!({"maxUnavailable": "50%"}));
+        simulation.put(pod("alone", None));
+        let status = status(&mut simulation);
+        assert_eq!((&status["disruptionsAllowed"], &status["expectedPods"]), (&json!(0), &json!(0)));
+        assert!(events(&simulation).contains("event UnmanagedPods Pods selected by this PodDisruptionBudget"));
+    }
+
+    #[test]
+    fn a_budget_that_cannot_be_calculated_allows_nothing_and_says_why() {
+        let mut simulation = budget(json!({"maxUnavailable": 1}));
+        let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "u", "controller": true});
+        simulation.put(pod("worker", Some(owner)));
+        let status = status(&mut simulation);
+        assert_eq!(status["disruptionsAllowed"], 0);
+        let condition = &status["conditions"][0];
+        assert_eq!(condition["reason"], "SyncFailed");
+        assert_eq!(condition["message"], "jobs.batch does not implement the scale subresource");
+    }
+
+    #[test]
+    fn an_eviction_that_did_not_happen_is_forgotten_and_told() {
+        let mut simulation = budget(json!({"minAvailable": 1}));
+        (0..2).for_each(|number| simulation.put(pod(&format!("p{number}"), None)));
+        let since = crate::write::time(simulation.now);
+        simulation.edit("poddisruptionbudgets.policy", "d", "b", |budget| {
+            budget["status"] = json!({"disruptedPods": {"p0": since}});
+        });
+        assert_eq!(status(&mut simulation)["disruptionsAllowed"], 0, "p0 is on its way out");
+        simulation.pass(121);
+        let later = status(&mut simulation);
+        assert_eq!((&later["disruptionsAllowed"], &later["disruptedPods"]), (&json!(1), &Value::Null));
+        assert!(
+            events(&simulation).contains("event NotDeleted Pod was expected by PDB d/b to be deleted but it wasn't")
+        );
+    }
 }

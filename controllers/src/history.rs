@@ -39,6 +39,8 @@ pub struct Current {
     pub name: String,
     pub hash: String,
     pub collision_count: i32,
+    /// Hashes of older revisions of the same template.
+    pub twins: BTreeSet<String>,
 }
 
 impl History {
@@ -73,7 +75,10 @@ impl History {
                     "revision": highest + 1});
                 outcome.push(write::merge::<ControllerRevision>(&known.seen.object, None, body));
             }
-            return Current { name: known.seen.name().to_owned(), hash: known.hash().to_owned(), collision_count };
+            let twins = self.revisions.iter().filter(|revision| is_same(&revision.data, &wanted));
+            let twins = twins.map(|revision| revision.hash().to_owned()).filter(|hash| hash != known.hash()).collect();
+            let (name, hash) = (known.seen.name().to_owned(), known.hash().to_owned());
+            return Current { name, hash, collision_count, twins };
         }
         let (mut hash, mut name);
         loop {
@@ -100,7 +105,7 @@ impl History {
             "revision": highest + 1,
         });
         outcome.push(write::create::<ControllerRevision>(&owner.meta.namespace, body));
-        Current { name, hash, collision_count }
+        Current { name, hash, collision_count, twins: BTreeSet::new() }
     }
 
     /// Deletes revisions beyond the limit that no pod uses; `live` holds hashes or names.

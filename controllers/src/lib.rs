@@ -106,7 +106,7 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(deployment::DeploymentController),
         Arc::new(replicaset::ReplicaSetController::<ReplicaSet>::new()),
         Arc::new(replicaset::ReplicaSetController::<ReplicationController>::new()),
-        Arc::new(daemonset::DaemonSetController),
+        Arc::new(daemonset::DaemonSetController::default()),
         Arc::new(statefulset::StatefulSetController),
         Arc::new(job::JobController),
         Arc::new(job::orphans::JobOrphanController),

@@ -199,7 +199,8 @@ fn replication_controllers_adopt_release_and_tell_of_quota() {
 
 #[test]
 fn a_daemon_set_covers_fit_nodes_and_rolls_within_its_budget() {
-    let controllers: [&dyn Controller; 1] = [&DaemonSetController];
+    let daemons = DaemonSetController::default();
+    let controllers: [&dyn Controller; 1] = [&daemons];
     let mut simulation = start("daemonset");
     simulation.settle(&controllers, true, anything);
     note(&mut simulation, "a third node comes");

@@ -1,5 +1,6 @@
 //! One pod of a DaemonSet on every node that is fit for it.
 //!
+//! - [`backoff`]: when failed pods are replaced;
 //! - [`nodes`]: which nodes are fit;
 //! - [`pods`]: what to create and delete, plainly and in rolling updates;
 //! - this file: the pass and the status.
@@ -8,8 +9,11 @@
 //! scheduler still checks resources; failed pods are replaced; a rolling update
 //! never makes more pods unavailable than maxUnavailable.
 
+mod backoff;
 mod nodes;
 mod pods;
+#[cfg(test)]
+mod twin_tests;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -30,7 +34,10 @@ use crate::{
 };
 use pods::Daemons;
 
-pub struct DaemonSetController;
+#[derive(Default)]
+pub struct DaemonSetController {
+    backoff: backoff::Backoff,
+}
 
 impl Controller for DaemonSetController {
     fn name(&self) -> &'static str {
@@ -80,13 +87,14 @@ impl Controller for DaemonSetController {
         let live: BTreeSet<String> =
             pods.iter().filter_map(|pod| pod.meta().labels.get(REVISION_HASH).cloned()).collect();
         let nodes = seen::list::<Node>(world, None);
+        outcome.operations.extend(relabel(&pods, &current));
         let daemons = Daemons::new(&set, &value, &current, nodes, pods, context);
 
         let status = status(&set, &value, &daemons, &current, &mut outcome);
         if context.last_failure.is_some() {
             outcome.operations.extend(status.clone());
         }
-        daemons.manage(&mut outcome);
+        daemons.manage(&self.backoff, &mut outcome);
         daemons.update(&mut outcome);
         history.clean_up(&current, &live, set.typed.spec.revision_history_limit.unwrap_or(10), &mut outcome);
         if context.last_failure.is_none() {
@@ -94,6 +102,16 @@ impl Controller for DaemonSetController {
         }
         outcome
     }
+}
+
+/// Pods of another revision of the same template get the label of the present one instead of a restart.
+fn relabel(pods: &[Seen<Pod>], current: &Current) -> Vec<Operation> {
+    let is_twin = |pod: &&Seen<Pod>| {
+        !pod.is_deleting() && pod.meta().labels.get(REVISION_HASH).is_some_and(|hash| current.twins.contains(hash))
+    };
+    let twins = pods.iter().filter(is_twin);
+    let body = json!({"metadata": {"labels": {REVISION_HASH: current.hash}}});
+    twins.map(|pod| write::strategic::<Pod>(&pod.object, None, body.clone())).collect()
 }
 
 fn orphan(new: Option<&Object>, _: Option<&Object>, world: &Snapshot) -> Vec<ObjectRef> {

@@ -1,6 +1,9 @@
 //! What to create and delete, node by node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::{
@@ -12,7 +15,10 @@ use k8s_openapi::{
 use serde_json::Value;
 use skiff_client::{Context, Outcome};
 
-use super::nodes::{Demands, Fit, assign};
+use super::{
+    backoff::Backoff,
+    nodes::{Demands, Fit, assign},
+};
 use crate::{
     deployment::scaled,
     history::{Current, REVISION_HASH},
@@ -79,7 +85,8 @@ impl<'a> Daemons<'a> {
     }
 
     pub fn is_current(&self, pod: &Seen<Pod>) -> bool {
-        pod.meta().labels.get(REVISION_HASH) == Some(&self.current.hash)
+        let hash = pod.meta().labels.get(REVISION_HASH);
+        hash.is_some_and(|hash| *hash == self.current.hash || self.current.twins.contains(hash))
     }
 
     pub fn availability(&self, pod: &Seen<Pod>) -> Availability {
@@ -110,7 +117,7 @@ impl<'a> Daemons<'a> {
     }
 
     /// One live pod where there should be one, none where there should not.
-    pub fn manage(&self, outcome: &mut Outcome) {
+    pub fn manage(&self, backoff: &Backoff, outcome: &mut Outcome) {
         let mut missing = Vec::new();
         let surging = self.is_rolling() && self.allowances().0 > 0;
         for place in self.places() {
@@ -126,6 +133,12 @@ impl<'a> Daemons<'a> {
             let (failed, mut running): (Vec<_>, Vec<_>) =
                 live.into_iter().partition(|pod| pod::phase(&pod.typed) == "Failed");
             for pod in failed {
+                let generation = self.set.meta().generation;
+                if let Some(rest) = backoff.ask(self.set.uid(), generation, &place.node, self.context.now) {
+                    let rest = Duration::try_from(rest).unwrap_or_default();
+                    outcome.requeue_after = Some(outcome.requeue_after.map_or(rest, |have| have.min(rest)));
+                    continue;
+                }
                 let message = format!(
                     "Found failed daemon pod {}/{} on node {}, will try to kill it",
                     pod.namespace(),

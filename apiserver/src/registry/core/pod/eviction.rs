@@ -236,9 +236,18 @@ fn take(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
     if allowed == 0 {
         let desired = int(&budget["status"], "desiredHealthy").unwrap_or(0);
         let current = int(&budget["status"], "currentHealthy").unwrap_or(0);
-        return Err(refusal(format!(
-            "The disruption budget {budget_name} needs {desired} healthy pods and has {current} currently"
-        )));
+        let failed = list(&budget["status"], "conditions").iter().find(|condition| {
+            text(condition, "type") == "DisruptionAllowed" && text(condition, "reason") == "SyncFailed"
+        });
+        return Err(refusal(match failed {
+            Some(condition) => format!(
+                "The disruption budget {budget_name} does not allow evicting pods currently because it failed sync: {}",
+                text(condition, "message")
+            ),
+            None => {
+                format!("The disruption budget {budget_name} needs {desired} healthy pods and has {current} currently")
+            }
+        }));
     }
     let status = child(budget, "status");
     set(status, "disruptionsAllowed", allowed - 1);
@@ -278,7 +287,8 @@ mod tests {
 
     #[test]
     fn an_eviction_is_told_in_the_status_once() {
-        let mut pod = json!({"metadata": {"generation": 2}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let mut pod =
+            json!({"metadata": {"generation": 2}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
         add_condition(&mut pod, "first");
         add_condition(&mut pod, "second");
         let conditions = pod["status"]["conditions"].as_array().unwrap();
