@@ -26,12 +26,38 @@ struct Histogram {
     micros: AtomicU64,
 }
 
+impl Histogram {
+    fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
+            if seconds <= *bound {
+                bucket.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn text(&self, out: &mut String, name: &str, labels: &str) {
+        let number = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
+            line(out, &format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), number(bucket));
+        }
+        line(out, &format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), number(&self.count));
+        line(out, &format!("{name}_sum"), labels, number(&self.micros) as f64 / 1e6);
+        line(out, &format!("{name}_count"), labels, number(&self.count));
+    }
+}
+
 /// All series of the process.
 #[derive(Default)]
 pub struct Metrics {
     requests: RwLock<BTreeMap<String, Arc<AtomicU64>>>,
     durations: RwLock<BTreeMap<String, Arc<Histogram>>>,
     long_running: RwLock<BTreeMap<String, Arc<AtomicI64>>>,
+    /// Calls of the store: by operation, those that succeeded and all.
+    stored: RwLock<BTreeMap<String, Arc<Histogram>>>,
+    stored_errors: RwLock<BTreeMap<String, Arc<AtomicU64>>>,
     /// Requests that priority and fairness refused.
     rejected: RwLock<BTreeMap<String, Arc<AtomicU64>>>,
     pub reads_in_flight: AtomicI64,
@@ -78,15 +104,16 @@ impl Metrics {
         if long_running {
             return;
         }
-        let histogram = series(&self.durations, &common);
-        let seconds = took.as_secs_f64();
-        for (bound, bucket) in BUCKETS.iter().zip(&histogram.buckets) {
-            if seconds <= *bound {
-                bucket.fetch_add(1, Ordering::Relaxed);
-            }
+        series(&self.durations, &common).observe(took);
+    }
+
+    /// Counts one call of the store.
+    pub fn stored(&self, operation: &'static str, took: Duration, good: bool) {
+        let labels = format!("operation=\"{operation}\"");
+        series(&self.stored, &labels).observe(took);
+        if !good {
+            series(&self.stored_errors, &labels).fetch_add(1, Ordering::Relaxed);
         }
-        histogram.count.fetch_add(1, Ordering::Relaxed);
-        histogram.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Counts a request that got no seat.
@@ -106,12 +133,22 @@ impl Metrics {
         let name = "apiserver_request_duration_seconds";
         head(&mut out, name, "histogram", "Time of requests that are not long-running.");
         for (labels, histogram) in self.durations.read().iter() {
-            for (bound, bucket) in BUCKETS.iter().zip(&histogram.buckets) {
-                line(&mut out, &format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), number(bucket));
-            }
-            line(&mut out, &format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), number(&histogram.count));
-            line(&mut out, &format!("{name}_sum"), labels, number(&histogram.micros) as f64 / 1e6);
-            line(&mut out, &format!("{name}_count"), labels, number(&histogram.count));
+            histogram.text(&mut out, name, labels);
+        }
+        let name = "etcd_request_duration_seconds";
+        head(&mut out, name, "histogram", "Time of calls of the store.");
+        for (labels, histogram) in self.stored.read().iter() {
+            histogram.text(&mut out, name, labels);
+        }
+        let name = "etcd_requests_total";
+        head(&mut out, name, "counter", "Calls of the store.");
+        for (labels, histogram) in self.stored.read().iter() {
+            line(&mut out, name, labels, number(&histogram.count));
+        }
+        let name = "etcd_request_errors_total";
+        head(&mut out, name, "counter", "Calls of the store that failed.");
+        for (labels, count) in self.stored_errors.read().iter() {
+            line(&mut out, name, labels, number(count));
         }
         let name = "apiserver_longrunning_requests";
         head(&mut out, name, "gauge", "Watches and other long requests now.");

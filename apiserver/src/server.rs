@@ -34,6 +34,7 @@ use crate::{
     metrics::{self, metrics},
     openapi::OpenApi,
     options::Query,
+    process_metrics,
     proxy::{self, NodeDialer, Proxy, ProxyConfig},
     registry::{self, Dependencies, store::Store},
     render,
@@ -41,7 +42,7 @@ use crate::{
     resource_metrics::{self, ResourceMetrics},
     rest,
     serve::{ConnectionInfo, Handler},
-    storage::Backend,
+    storage::{Backend, measured::Measured},
     version::VersionInfo,
     warnings::Warnings,
     webhook::Webhooks,
@@ -125,7 +126,8 @@ pub struct ApiServer(Arc<Inner>);
 
 impl ApiServer {
     /// Builds the server. Nothing runs yet; long answers end with `stop`.
-    pub fn new(config: Config, stop: CancellationToken) -> Result<ApiServer, ConfigError> {
+    pub fn new(mut config: Config, stop: CancellationToken) -> Result<ApiServer, ConfigError> {
+        config.backend = Arc::new(Measured(config.backend));
         let resources = Arc::new(ResourceRegistry::builtin());
         let stored = resources.table().stored().into_iter().filter_map(|row| row.storage.clone()).collect::<Vec<_>>();
         let caches = Caches::new(Arc::clone(&config.backend), stored);
@@ -201,9 +203,9 @@ impl ApiServer {
             authorizer,
             token_issuer: config.token_issuer,
             flow: Flow::default(),
+            audit: OnceLock::new(),
             proxy,
             health_checks,
-            audit: OnceLock::new(),
             version: config.version,
             server_address: config.server_address,
             stop,
@@ -272,8 +274,6 @@ impl ApiServer {
         Arc::clone(&self.0.resource_metrics)
     }
 
-    /// Who may do what.
-    pub fn authorizer(&self) -> Arc<dyn Authorizer> {
     /// Records requests from now on. Only the first log counts.
     pub fn set_audit_log(&self, log: AuditLog) {
         if self.0.audit.set(log).is_err() {
@@ -281,6 +281,8 @@ impl ApiServer {
         }
     }
 
+    /// Who may do what.
+    pub fn authorizer(&self) -> Arc<dyn Authorizer> {
         Arc::clone(&self.0.authorizer)
     }
 
@@ -362,9 +364,9 @@ impl ApiServer {
         mut request: Request<Body>,
         connection: Option<&ConnectionInfo>,
         user: Option<UserInfo>,
+        audit_id: &HeaderValue,
     ) -> Response<Body> {
         let authenticated = match (user, connection) {
-        audit_id: &HeaderValue,
             (Some(user), _) => Ok(user),
             (None, Some(connection)) => self.0.authentication.authenticate(request.headers(), connection).await,
             (None, None) => Ok(UserInfo::anonymous()),
@@ -382,8 +384,6 @@ impl ApiServer {
         token::strip(request.headers_mut());
         impersonation::strip(request.headers_mut());
         request_header::strip(request.headers_mut());
-        let place = match self.0.flow.enter(info, &user).await {
-            Ok(place) => place,
         let Some((audit, real)) = audit else { return self.admitted(info, user, request).await };
         let id = audit_id.to_str().unwrap_or_default();
         let Some(mut started) = audit.begin(info, &real, connection, &mut request, id).await else {
@@ -399,6 +399,8 @@ impl ApiServer {
 
     /// Waits for a seat, then goes on.
     async fn admitted(&self, info: &RequestInfo, user: UserInfo, request: Request<Body>) -> Response<Body> {
+        let place = match self.0.flow.enter(info, &user).await {
+            Ok(place) => place,
             Err((status, place)) => {
                 let mut response = body::failure(&status);
                 place.label(response.headers_mut());
@@ -546,7 +548,12 @@ impl ApiServer {
             "/metrics" => {
                 let objects: Vec<(String, usize)> =
                     inner.caches.all().iter().map(|cache| (cache.resource.to_string(), cache.store().len())).collect();
-                body::response(200, "text/plain; version=0.0.4; charset=utf-8", metrics().text(&objects))
+                let mut text = metrics().text(&objects);
+                text.push_str(&skiff_client::metrics::text());
+                text.push_str(&process_metrics::text());
+                text.push_str(&inner.aggregator.metrics());
+                text.push_str(&inner.version.metrics());
+                body::response(200, "text/plain; version=0.0.4; charset=utf-8", text)
             }
             "/.well-known/openid-configuration" => {
                 let uri = format!("https://{}/openid/v1/jwks", inner.server_address);

@@ -22,6 +22,25 @@ pub struct VersionInfo {
     pub platform: String,
 }
 
+impl VersionInfo {
+    /// The version as Prometheus text.
+    pub fn metrics(&self) -> String {
+        const NAME: &str = "kubernetes_build_info";
+        format!(
+            "# HELP {NAME} What is running.\n# TYPE {NAME} gauge\n{NAME}{{build_date=\"{}\",compiler=\"{}\",git_commit=\"{}\",git_tree_state=\"{}\",git_version=\"{}\",go_version=\"{}\",major=\"{}\",minor=\"{}\",platform=\"{}\"}} 1\n",
+            self.build_date,
+            self.compiler,
+            self.git_commit,
+            self.git_tree_state,
+            self.git_version,
+            self.go_version,
+            self.major,
+            self.minor,
+            self.platform,
+        )
+    }
+}
+
 impl Default for VersionInfo {
     fn default() -> Self {
         let arch = match std::env::consts::ARCH {

@@ -19,6 +19,7 @@ pub mod https;
 pub mod kubeconfig;
 pub mod leader_elector;
 pub mod limits;
+pub mod metrics;
 pub mod node_selector;
 mod operation;
 pub mod reflector;

@@ -65,7 +65,7 @@ pub async fn run_one(controller: Arc<dyn Controller>, deps: RunnerDeps, token: C
         workers: controller.workers().max(1),
         controller,
         deps,
-        queue: WorkQueue::new(),
+        queue: WorkQueue::named(name),
         memory: Mutex::default(),
     });
     tokio::select! {

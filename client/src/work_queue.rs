@@ -9,19 +9,24 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     hash::Hash,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::limits::{BACKOFF_MAX, BACKOFF_MIN};
+use crate::{
+    limits::{BACKOFF_MAX, BACKOFF_MIN},
+    metrics::{self, QueueMetrics},
+};
 
 struct State<K> {
     ready: VecDeque<K>,
     /// Keys that wait in `ready`, or must return to it when their worker is done.
     dirty: HashSet<K>,
-    processing: HashSet<K>,
+    /// And since when.
+    processing: HashMap<K, Instant>,
     delayed: BTreeMap<(Instant, u64), K>,
     delays: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
@@ -32,6 +37,7 @@ struct State<K> {
 pub struct WorkQueue<K> {
     state: Mutex<State<K>>,
     changed: Notify,
+    metrics: Option<Arc<QueueMetrics>>,
 }
 
 impl<K: Clone + Eq + Hash> Default for WorkQueue<K> {
@@ -39,13 +45,13 @@ impl<K: Clone + Eq + Hash> Default for WorkQueue<K> {
         let state = State {
             ready: VecDeque::new(),
             dirty: HashSet::new(),
-            processing: HashSet::new(),
+            processing: HashMap::new(),
             delayed: BTreeMap::new(),
             delays: HashMap::new(),
             failures: HashMap::new(),
             sequence: 0,
         };
-        WorkQueue { state: Mutex::new(state), changed: Notify::new() }
+        WorkQueue { state: Mutex::new(state), changed: Notify::new(), metrics: None }
     }
 }
 
@@ -54,9 +60,27 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         WorkQueue::default()
     }
 
+    /// A queue whose counters show under a name.
+    pub fn named(name: &str) -> Self {
+        WorkQueue { metrics: Some(metrics::queue(name)), ..WorkQueue::default() }
+    }
+
+    fn count(&self, count: impl FnOnce(&QueueMetrics)) {
+        if let Some(metrics) = &self.metrics {
+            count(metrics);
+        }
+    }
+
     /// Queues a key unless it waits already.
     pub fn add(&self, key: K) {
-        if self.state.lock().add(key) {
+        let mut state = self.state.lock();
+        if state.add(key) {
+            let depth = state.ready.len();
+            drop(state);
+            self.count(|metrics| {
+                metrics.adds.fetch_add(1, Ordering::Relaxed);
+                metrics.depth.store(i64::try_from(depth).unwrap_or(i64::MAX), Ordering::Relaxed);
+            });
             self.changed.notify_one();
         }
     }
@@ -84,6 +108,9 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     /// Queues a key after its back-off, which doubles with every call until [`WorkQueue::forget`].
     pub fn add_rate_limited(&self, key: K) {
+        self.count(|metrics| {
+            metrics.retries.fetch_add(1, Ordering::Relaxed);
+        });
         let failures = {
             let mut state = self.state.lock();
             let count = state.failures.entry(key.clone()).or_insert(0);
@@ -107,7 +134,9 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                 state.move_due(Instant::now());
                 if let Some(key) = state.ready.pop_front() {
                     state.dirty.remove(&key);
-                    state.processing.insert(key.clone());
+                    state.processing.insert(key.clone(), Instant::now());
+                    let depth = i64::try_from(state.ready.len()).unwrap_or(i64::MAX);
+                    self.count(|metrics| metrics.depth.store(depth, Ordering::Relaxed));
                     if !state.ready.is_empty() {
                         self.changed.notify_one();
                     }
@@ -128,7 +157,13 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     /// Ends the handling of a key.
     pub fn done(&self, key: &K) {
         let mut state = self.state.lock();
-        state.processing.remove(key);
+        if let Some(since) = state.processing.remove(key) {
+            let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.count(|metrics| {
+                metrics.handled.fetch_add(1, Ordering::Relaxed);
+                metrics.handled_micros.fetch_add(micros, Ordering::Relaxed);
+            });
+        }
         if state.dirty.contains(key) {
             state.ready.push_back(key.clone());
             drop(state);
@@ -152,7 +187,7 @@ impl<K: Clone + Eq + Hash> State<K> {
         if let Some(at) = self.delays.remove(&key) {
             self.delayed.remove(&at);
         }
-        if !self.dirty.insert(key.clone()) || self.processing.contains(&key) {
+        if !self.dirty.insert(key.clone()) || self.processing.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);

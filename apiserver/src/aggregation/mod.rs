@@ -166,6 +166,16 @@ impl Aggregator {
         self.learned.read().values().cloned().collect()
     }
 
+    /// Whether each remote group version is unavailable, as Prometheus text.
+    pub fn metrics(&self) -> String {
+        const NAME: &str = "aggregator_unavailable_apiservice";
+        let mut out = format!("# HELP {NAME} APIServices that are not available.\n# TYPE {NAME} gauge\n");
+        for (name, learned) in self.learned.read().iter() {
+            out.push_str(&format!("{NAME}{{name=\"{name}\"}} {}\n", u8::from(learned.stale)));
+        }
+        out
+    }
+
     fn change_learned(&self, change: impl FnOnce(&mut BTreeMap<String, Learned>) -> bool) {
         if change(&mut self.learned.write()) {
             self.version.fetch_add(1, Ordering::AcqRel);

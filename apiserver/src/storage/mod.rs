@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod keys;
+pub mod measured;
 pub mod memory;
 
 use std::{pin::Pin, time::Duration};
