@@ -25,6 +25,9 @@ pub const KEYS: u64 = 100_000;
 /// Keys of the store that is restarted, if not said otherwise.
 const RESTART_KEYS: &str = "1000000";
 
+/// How often it is.
+const RESTARTS: usize = 3;
+
 /// The procedures of an API server's store.
 const ROWS: &[Shape] = &[
     Shape::new("create", 1, 1),
@@ -232,14 +235,24 @@ impl Bench<'_> {
     /// SIGKILL and start again, with as many keys.
     fn restarts(&self, keys: u64) -> Result<()> {
         let mut servers = self.start("restart")?;
-        println!("\n| {keys} keys of 1 KiB | restart to first read s | RSS before, after MB | on disk MB |");
-        println!("|---|---|---|---|");
-        for (server, name) in servers.iter_mut().zip(["ours", "etcd"]) {
+        println!("\n| {keys} keys of 1 KiB | restarts to first read s | median | RSS before, after MB | on disk MB |");
+        println!("|---|---|---|---|---|");
+        let mut before = Vec::new();
+        for server in &servers {
             server.measure(LOADER, 0, Some(keys))?;
-            let before = server.resident()?;
-            let took = server.restart()?;
-            let (after, stored) = (server.resident()?, server.stored()?);
-            println!("| {name} | {:.2} | {}, {} | {} |", took.as_secs_f64(), before >> 20, after >> 20, stored >> 20);
+            before.push(server.resident()?);
+        }
+        let mut took = [Vec::new(), Vec::new()];
+        for _ in 0..RESTARTS {
+            for (server, took) in servers.iter_mut().zip(&mut took) {
+                took.push(server.restart()?.as_secs_f64());
+            }
+        }
+        for (((server, took), before), name) in servers.iter().zip(&mut took).zip(before).zip(["ours", "etcd"]) {
+            let shown = took.iter().map(|seconds| format!("{seconds:.2}")).collect::<Vec<_>>().join(", ");
+            took.sort_by(f64::total_cmp);
+            let (after, stored) = (server.resident()? >> 20, server.stored()? >> 20);
+            println!("| {name} | {shown} | {:.2} | {}, {after} | {stored} |", took[RESTARTS / 2], before >> 20);
         }
         Ok(())
     }
