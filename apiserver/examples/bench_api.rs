@@ -231,7 +231,7 @@ async fn watch(bench: &Bench) -> Result<()> {
                 text.extend_from_slice(&data);
                 while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = text.drain(..=end).collect();
-                    let sent = line.windows(6).position(|window| window == b"sent\":");
+                    let sent = line.windows(6).rposition(|window| window == b"sent\":");
                     let digits: String = sent
                         .map(|at| {
                             line[at + 7..].iter().take_while(|byte| byte.is_ascii_digit()).map(|b| char::from(*b))

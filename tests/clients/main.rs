@@ -1,7 +1,8 @@
 //! The client suite: an API server without nodes, driven by stock kubectl, the
 //! Python client and the JavaScript client. What needs running pods is in the
-//! cluster suite.
+//! cluster suite. At the end the server moves from one datastore to the next.
 
+mod datastores;
 mod kubectl;
 mod libraries;
 
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
         kubectl::errors,
         libraries::the_python_client_drives_the_server,
         libraries::the_javascript_client_drives_the_server,
+        datastores::a_server_runs_on_postgres,
+        datastores::a_server_runs_on_mariadb,
+        datastores::a_server_runs_on_an_etcd,
     ];
     let options = ClusterOptions { without_nodes: true, ..ClusterOptions::default() };
     runner::main_with(tests, || Cluster::start(options), Cluster::last_log_lines)

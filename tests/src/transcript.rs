@@ -4,8 +4,7 @@
 //! until it shows what follows. Lines that begin with `> ` continue the command.
 //! The lines up to the next command are its output, standard error included; a
 //! last line `! N` demands exit code N. `[..]` stands for anything within a
-//! line, a line of `...` for any lines. `#` begins a comment at the start of a
-//! line outside of output.
+//! line, a line of `...` for any lines. `## ` begins a comment.
 //!
 //! Before texts are compared, runs of spaces become one, and what differs from
 //! run to run (ages, times, addresses, UIDs, generated names) becomes a word.
@@ -88,7 +87,7 @@ fn parse(text: &str) -> Result<Vec<Step>> {
         } else if let (true, Some(rest), Some(step)) = (in_command, line.strip_prefix("> "), steps.last_mut()) {
             step.command.push('\n');
             step.command.push_str(rest);
-        } else if line.starts_with("# ") {
+        } else if line.starts_with("## ") {
             before.push_str(line);
             before.push('\n');
         } else if let Some(step) = steps.last_mut() {
@@ -190,7 +189,8 @@ mod tests {
 
     #[test]
     fn commands_must_show_their_output_and_exit_code() {
-        run_text("good", "# a comment\n$ echo one; echo two >&2\none\ntwo\n$ cat <<X\n> a   b\n> X\na b\n").unwrap();
+        run_text("good", "## a comment\n$ echo '# one'; echo two >&2\n# one\ntwo\n$ cat <<X\n> a   b\n> X\na b\n")
+            .unwrap();
         run_text("code", "$ echo no; exit 3\nno\n! 3\n$ true\n").unwrap();
         assert!(run_text("other", "$ echo one\ntwo\n").is_err());
         assert!(run_text("failure", "$ false\n").is_err());
