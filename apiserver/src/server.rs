@@ -20,8 +20,8 @@ use crate::{
     aggregation::Aggregator,
     audit::AuditLog,
     authn::{
-        Authentication, TokenAuthenticator, TokenIssuer, TokenUnion, UserInfo, impersonation, request_header,
-        service_account::ServiceAccountAuthenticator, token, user, x509::CaSet,
+        Authentication, TokenAuthenticator, TokenIssuer, TokenUnion, UserInfo, bootstrap_token::BootstrapTokens,
+        impersonation, request_header, service_account::ServiceAccountAuthenticator, token, user, x509::CaSet,
     },
     authz::{self, Attributes, Authorizer, Masters, node::NodeAuthorizer, rbac::Rbac},
     body::{self, Body},
@@ -139,7 +139,8 @@ impl ApiServer {
         ]));
         let accounts =
             ServiceAccountAuthenticator { issuer: Arc::clone(&config.token_issuer), snapshot: snapshot.clone() };
-        let mut kinds: Vec<Arc<dyn TokenAuthenticator>> = vec![Arc::new(accounts)];
+        let bootstrap = BootstrapTokens { snapshot: snapshot.clone() };
+        let mut kinds: Vec<Arc<dyn TokenAuthenticator>> = vec![Arc::new(accounts), Arc::new(bootstrap)];
         kinds.extend(config.tokens);
         let tokens: Arc<dyn TokenAuthenticator> = Arc::new(TokenUnion(kinds));
         let (dialer, identity) = match &config.proxy {

@@ -44,6 +44,7 @@ pub mod service_addresses;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod taint_eviction;
+pub mod token_cleaner;
 pub mod token_secrets;
 pub mod ttl_after_finished;
 pub mod volume_binder;
@@ -117,6 +118,7 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(endpoints::EndpointsController),
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(endpointslice_mirroring::EndpointSliceMirroringController),
+        Arc::new(token_cleaner::TokenCleaner),
         Arc::new(service_addresses::IpAddressController),
         Arc::new(service_addresses::ServiceCidrController),
         Arc::new(volume_binder::VolumeBinder),

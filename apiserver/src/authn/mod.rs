@@ -4,6 +4,7 @@
 //! certificate, bearer token; a request without any is anonymous, a request
 //! with a bad one is refused.
 
+pub mod bootstrap_token;
 pub mod impersonation;
 pub mod request_header;
 pub mod service_account;

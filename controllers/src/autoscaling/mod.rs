@@ -301,8 +301,10 @@ impl HorizontalPodAutoscalerController {
                 Some((name, usage))
             })
             .collect();
-        let (mut best, mut failure, mut shown): (Option<(i64, String)>, Option<(String, String)>, Vec<Value>) =
-            (None, None, Vec::new());
+        let mut best: Option<(i64, String)> = None;
+        // Reason and message of the first that failed.
+        let mut failure: Option<(String, String)> = None;
+        let mut shown: Vec<Value> = Vec::new();
         let metrics = look.spec["metrics"].as_array().cloned().unwrap_or_default();
         for metric in &metrics {
             match propose(metric, scaled.replicas, &pods, &usage, look.now) {

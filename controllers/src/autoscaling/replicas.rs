@@ -84,7 +84,8 @@ fn decide(resource: &Resource<'_>, current: i64, pods: &[Measured]) -> Result<Pr
     let (unready, missing) =
         (pods.iter().any(|pod| pod.unready), pods.iter().any(|pod| pod.usage.is_none() && !pod.unready));
     let rising = ratio > 1.0;
-    if !missing && !(unready && rising) {
+    let known = !missing && (!unready || !rising);
+    if known {
         let within = (1.0 - ratio).abs() <= TOLERANCE;
         return Ok(with(if within { current } else { ceil(ratio * settled.len() as f64) }));
     }
