@@ -51,11 +51,7 @@ async fn read(socket: &mut Socket, mut take: impl FnMut(&[u8]) -> Result<bool>) 
     let work = async {
         while let Some(message) = socket.next().await {
             match message? {
-                Message::Binary(bytes) => {
-                    if take(&bytes)? {
-                        return Ok(());
-                    }
-                }
+                Message::Binary(bytes) if take(&bytes)? => return Ok(()),
                 Message::Text(text) => bail!("text instead of bytes: {text}"),
                 Message::Close(_) => break,
                 _ => {}
