@@ -127,6 +127,12 @@ impl Object {
         self.derive(|json| Ok(serde_json::from_slice::<T>(json)?))
     }
 
+    /// Lets go of all derived forms; who asks again gets them made anew. For
+    /// objects that are history: kept for replay, hardly ever read.
+    pub fn forget_derived(&self) {
+        *self.derived.write() = Vec::new();
+    }
+
     /// Any derived form, cached by its type: `make` runs at most a few times
     /// when callers race, and all of them get one of the results.
     pub fn derive<T, E>(&self, make: impl FnOnce(&Bytes) -> Result<T, E>) -> Result<Arc<T>, E>

@@ -16,6 +16,8 @@ pub const RETRY_AFTER_SECONDS: i32 = 1;
 pub const RING_EVENTS_MAX: usize = 16_384;
 /// Memory of superseded objects kept alive by one ring. Over it the oldest go.
 pub const RING_BYTES_MAX: usize = 32 << 20;
+/// How long a superseded object keeps its typed and other derived forms.
+pub const RING_WARM: Duration = Duration::from_secs(3);
 /// Memory of one ring spent on events older than [`RING_FRESH`]. Over it the oldest go.
 pub const RING_BYTES_STALE: usize = 1 << 20;
 /// Age below which an event is kept for clients that reconnect.

@@ -86,6 +86,8 @@ struct Ring {
     /// Number of the first event in `events`, counted since the start.
     first: u64,
     bytes: usize,
+    /// Number of the first event whose old object may still hold derived forms.
+    warm: u64,
     /// Every change after this revision is in `events`.
     complete_after: Revision,
 }
@@ -108,6 +110,24 @@ impl Ring {
             self.bytes -= gone.weight();
             self.first += 1;
             self.complete_after = gone.revision;
+        }
+    }
+
+    /// Takes the derived forms from objects that are history: everybody who
+    /// follows has seen them, and a pod's are several times its JSON.
+    fn cool(&mut self) {
+        self.warm = self.warm.max(self.first);
+        while let Some(event) = self.events.get((self.warm - self.first) as usize) {
+            if event.seen.elapsed() < limits::RING_WARM {
+                break;
+            }
+            if let Some(old) = &event.old {
+                old.forget_derived();
+            }
+            if event.deleted {
+                event.object.forget_derived();
+            }
+            self.warm += 1;
         }
     }
 
@@ -156,7 +176,7 @@ pub struct WatchCache {
 impl WatchCache {
     pub fn new(resource: GroupResource) -> WatchCache {
         let (writer, store) = store::store(indexes::of(&resource));
-        let ring = Ring { events: VecDeque::new(), first: 0, bytes: 0, complete_after: Revision(u64::MAX) };
+        let ring = Ring { events: VecDeque::new(), first: 0, bytes: 0, warm: 0, complete_after: Revision(u64::MAX) };
         WatchCache {
             prefix: storage::resource_prefix(&resource),
             resource,
@@ -281,6 +301,7 @@ impl WatchCache {
         let mut ring = self.ring.lock();
         // A burst of this resource may be followed by silence: what makes events old is the life of the others.
         ring.trim();
+        ring.cool();
         self.writer.advance(revision);
     }
 
@@ -426,6 +447,25 @@ mod tests {
         assert!(cache.subscribe(Revision(800)).is_err(), "old events go although this resource is silent");
         cache.apply(&change("y", Some("a"), 1502));
         assert!(cache.subscribe(Revision(1001 - limits::RING_EVENTS_MIN as u64 + 2)).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn history_keeps_its_bytes_and_not_its_typed_forms() {
+        let cache = cache();
+        cache.apply(&change("x", Some("a"), 2));
+        let first = cache.store().get("n", "x").unwrap();
+        let typed = Arc::downgrade(&first.typed::<serde_json::Value>().unwrap());
+        cache.advance(Revision(3));
+        tokio::time::advance(limits::RING_WARM * 2).await;
+        cache.advance(Revision(4));
+        assert!(typed.upgrade().is_some(), "the present object keeps them");
+        cache.apply(&change("x", Some("b"), 5));
+        cache.advance(Revision(5));
+        assert!(typed.upgrade().is_some(), "those who follow may still ask");
+        tokio::time::advance(limits::RING_WARM * 2).await;
+        cache.advance(Revision(6));
+        assert!(typed.upgrade().is_none());
+        assert_eq!(cache.subscribe(Revision(2)).unwrap().take(10).unwrap().len(), 1, "the event itself stays");
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub async fn give_back(token: CancellationToken) {
             memory::resident()
         });
         let Ok(Some(after)) = after.await else { return token.cancelled().await };
-        tracing::debug!(component = "memory", before, after, "gave free memory back");
+        let allocated = memory::allocated();
+        tracing::debug!(component = "memory", before, after, allocated, "gave free memory back");
         rhythm.gave_back(before, after);
     }
 }
