@@ -157,6 +157,7 @@ impl ApiServer {
             authenticator: Arc::clone(&tokens),
             token_issuer: Arc::clone(&config.token_issuer),
             webhooks: webhooks.clone(),
+            resources: Arc::clone(&resources),
         };
         let store = Arc::new(Store::new(
             Arc::clone(&config.backend),

@@ -24,15 +24,18 @@ use std::sync::Arc;
 
 use super::{
     Admission,
-    dynamic::webhooks::{MutatingWebhooks, ValidatingWebhooks},
+    dynamic::{
+        policies::ValidatingPolicies,
+        webhooks::{MutatingWebhooks, ValidatingWebhooks},
+    },
 };
 use crate::registry::Dependencies;
 
 /// Every plugin that is on by default.
 ///
 /// Webhooks see what the built-in plugins made of the object, and quota is
-/// charged last, for what is really stored. Admission policies belong in front
-/// of the webhooks of their kind.
+/// charged last, for what is really stored. Policies that mutate belong in
+/// front of the mutating webhooks.
 pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
     let (authorizer, webhooks) = (&dependencies.authorizer, &dependencies.webhooks);
     vec![
@@ -55,6 +58,7 @@ pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(default_ingress_class::DefaultIngressClass),
         Arc::new(pod_topology_labels::PodTopologyLabels),
         Arc::new(MutatingWebhooks::new(webhooks.clone(), Arc::clone(authorizer))),
+        Arc::new(ValidatingPolicies::new(Arc::clone(authorizer), Arc::clone(&dependencies.resources))),
         Arc::new(ValidatingWebhooks::new(webhooks.clone(), Arc::clone(authorizer))),
         Arc::new(resource_quota::ResourceQuota::default()),
     ]

@@ -8,7 +8,7 @@ use super::{
     validation::{Errors, Path, formats, selector},
     value::{child, default, default_map, default_text, existing, field, int, items, list, set, text},
 };
-use crate::admission::dynamic::conditions as expressions;
+use crate::admission::dynamic::{conditions as match_conditions, expressions::Expressions};
 
 /// Mutating and validating webhook configurations.
 pub struct WebhookConfigurationStrategy {
@@ -104,7 +104,7 @@ fn webhook(errors: &mut Errors, path: &Path<'_>, webhook: &Value) {
         self::rule(errors, &rules.index(i), rule);
     }
     conditions(errors, &path.child("matchConditions"), list(webhook, "matchConditions"), |expression| {
-        expressions::check(expression, false)
+        match_conditions::check(expression, false)
     });
 }
 
@@ -203,8 +203,15 @@ impl Strategy for AdmissionPolicyStrategy {
             errors.required(&constraints.child("resourceRules"), "");
         }
         let has_params = field(spec, "paramKind").is_some();
-        let compile = |expression: &str| expressions::check(expression, has_params);
+        let compile = |expression: &str| match_conditions::check(expression, has_params);
         conditions(&mut errors, &path.child("matchConditions"), list(spec, "matchConditions"), compile);
+        if text(object, "kind") == "ValidatingAdmissionPolicy" {
+            for (field, error) in Expressions::new(spec).problems() {
+                let pointer = format!("/{}", field.replace('[', "/").replace(']', "").replace('.', "/"));
+                let given = spec.pointer(&pointer).cloned().unwrap_or_default();
+                errors.invalid(&path.child(&field), &given, error);
+            }
+        }
         errors.into_causes()
     }
 }

@@ -65,6 +65,8 @@ pub struct Dependencies {
     /// For `serviceaccounts/token`.
     pub token_issuer: Arc<TokenIssuer>,
     pub webhooks: Webhooks,
+    /// All kinds, for references by kind.
+    pub resources: Arc<skiff_api::ResourceRegistry>,
 }
 
 /// Per-kind behaviour by resource (and subresource).

@@ -9,35 +9,47 @@ use super::input;
 
 static ENV: LazyLock<Env> = LazyLock::new(input::env);
 
-fn compile(expression: &str, env: &Env) -> Result<Program, String> {
+/// Compiles an expression whose result must be of a type; the error is a text for users.
+pub(super) fn compile_to(expression: &str, env: &Env, wanted: Option<Type>) -> Result<Program, String> {
     let program = Program::compile(expression, env).map_err(|issues| format!("compilation failed: {issues}"))?;
-    if !matches!(program.result_type(), Type::Bool | Type::Dyn) {
-        return Err("must evaluate to bool".to_owned());
+    match wanted {
+        Some(wanted) if *program.result_type() != wanted && *program.result_type() != Type::Dyn => {
+            Err(format!("must evaluate to {}", if wanted == Type::Bool { "bool" } else { "string" }))
+        }
+        _ => Ok(program),
     }
-    Ok(program)
+}
+
+fn compile(expression: &str, env: &Env) -> Result<Program, String> {
+    compile_to(expression, env, Some(Type::Bool))
+}
+
+fn env(has_params: bool) -> Env {
+    if has_params { input::env().with_type("params", Type::Dyn) } else { ENV.clone() }
 }
 
 /// What is wrong with the expression of a condition; of a policy with a `paramKind` it may use `params`.
 pub(crate) fn check(expression: &str, has_params: bool) -> Result<(), String> {
-    let compiled = if has_params {
-        compile(expression, &input::env().with_type("params", Type::Dyn))
-    } else {
-        compile(expression, &ENV)
-    };
-    compiled.map(|_| ())
+    compile(expression, &env(has_params)).map(|_| ())
 }
 
-/// The conditions of one webhook.
+/// The conditions of one webhook or policy.
 pub struct Conditions(Vec<(String, Result<Program, String>)>);
 
 impl Conditions {
     pub fn new(conditions: &Value) -> Conditions {
+        Conditions::of_policy(conditions, false)
+    }
+
+    /// Of a policy, which may use `params`.
+    pub fn of_policy(conditions: &Value, has_params: bool) -> Conditions {
+        let env = env(has_params);
         let conditions = conditions.as_array().into_iter().flatten();
         Conditions(
             conditions
                 .map(|condition| {
                     let expression = condition["expression"].as_str().unwrap_or_default();
-                    (expression.to_owned(), compile(expression, &ENV))
+                    (expression.to_owned(), compile(expression, &env))
                 })
                 .collect(),
         )

@@ -128,4 +128,11 @@ impl Input {
             skiff_cel::resource_check_value(Arc::clone(&self.authorizer), self.resource.clone()).into(),
         ]
     }
+
+    /// The same with the parameters of a policy.
+    pub fn with_params<'a>(&'a self, request: &'a AdmissionRequest<'_>, params: Option<&'a Value>) -> Vec<Binding<'a>> {
+        let mut bindings = self.bindings(request);
+        bindings.push(params.map_or(Cel::Null, Cel::of_json).into());
+        bindings
+    }
 }

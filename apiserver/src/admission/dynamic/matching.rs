@@ -1,4 +1,4 @@
-//! Which requests a webhook is about: rules, namespaces, labels.
+//! Which requests a webhook or a policy is about: rules, namespaces, labels.
 
 use serde_json::Value;
 use skiff_api::{GroupResource, Selector, Status};
@@ -14,10 +14,13 @@ pub fn is_exempt(request: &AdmissionRequest<'_>) -> bool {
     )
 }
 
-/// Rules and selectors of one webhook.
+/// Rules and selectors of one webhook, policy or binding.
 #[derive(Debug, Default)]
 pub struct Criteria {
     rules: Vec<Value>,
+    excluded: Vec<Value>,
+    /// Without rules every request is meant (bindings).
+    all_without_rules: bool,
     /// Other versions of the same resource are the same.
     equivalent: bool,
     namespaces: Option<Selector>,
@@ -47,12 +50,27 @@ impl Criteria {
             namespaces,
             objects,
             problem,
+            ..Criteria::default()
+        }
+    }
+
+    /// Of `matchConstraints` or `matchResources`; absent means everything.
+    pub fn of_match_resources(resources: &Value) -> Criteria {
+        Criteria {
+            rules: list(resources, "resourceRules"),
+            excluded: list(resources, "excludeResourceRules"),
+            all_without_rules: true,
+            ..Criteria::of_webhook(resources)
         }
     }
 
     /// Whether the request is matched; an error when that cannot be said.
     pub fn matches(&self, request: &AdmissionRequest<'_>) -> Result<bool, Status> {
-        if !self.rules.iter().any(|rule| self.rule(rule, request)) {
+        if self.excluded.iter().any(|rule| self.rule(rule, request)) {
+            return Ok(false);
+        }
+        let all = self.all_without_rules && self.rules.is_empty();
+        if !all && !self.rules.iter().any(|rule| self.rule(rule, request)) {
             return Ok(false);
         }
         if let Some(problem) = &self.problem {
@@ -89,7 +107,9 @@ impl Criteria {
         let has = |name: &str, wanted: &str| {
             rule[name].as_array().is_some_and(|list| list.iter().any(|value| *value == "*" || *value == wanted))
         };
-        has("operations", request.operation.as_str())
+        let names = rule["resourceNames"].as_array().filter(|names| !names.is_empty());
+        names.is_none_or(|names| names.iter().any(|name| *name == request.name))
+            && has("operations", request.operation.as_str())
             && has("apiGroups", &request.resource.group)
             && (self.equivalent || has("apiVersions", &request.resource.version))
             && scope(rule["scope"].as_str().unwrap_or("*"), request)

@@ -1,13 +1,15 @@
-//! Admission that users configure: webhooks.
+//! Admission that users configure: webhooks and policies.
 //!
-//! What decides whether a request is a webhook's business is [`matching`] and
+//! What decides whether a request is theirs is [`matching`] and
 //! [`conditions`]; what expressions see of it is [`input`]. These plugins run
 //! behind the built-in ones and in front of quota, and never over the objects
 //! that configure them.
 
 pub(crate) mod conditions;
+pub(crate) mod expressions;
 mod input;
 mod matching;
+pub mod policies;
 mod review;
 pub mod webhooks;
 
