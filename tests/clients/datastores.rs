@@ -54,7 +54,8 @@ fn wait_for(cluster: &Cluster, name: &str) -> Result<()> {
 }
 
 fn create(cluster: &Cluster, name: &str) -> Result<()> {
-    cluster.kubectl().in_namespace("default").run(&["create", "configmap", name]).map(drop)
+    let object = format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\n");
+    cluster.kubectl().in_namespace("default").apply(&object).map(drop)
 }
 
 fn export(cluster: &Cluster, url: &str) -> Result<String> {
@@ -85,7 +86,8 @@ fn serves_from(cluster: &mut Cluster, name: &str, url: &str) -> Result<()> {
         ensure!(!log.contains("s3cret"), "the password is in the log");
         cluster.stop_server()
     })();
-    // Other tests go on with the file, whatever happened.
+    // Other tests go on with the file, whatever happened; what does not run need not be stopped.
+    let _ = cluster.kill_server();
     endpoint(cluster, None);
     cluster.start_server()?;
     wait_for(cluster, &before)?;
