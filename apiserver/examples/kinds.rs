@@ -4,19 +4,16 @@ use std::sync::Arc;
 
 use base64::Engine;
 use skiff_api::Resource;
-use skiff_apiserver::{
-    TokenIssuer,
-    authn::token::TokenUnion,
-    authz::Masters,
-    registry::{Dependencies, Registry, builtin},
-};
+use skiff_apiserver::{ApiServer, Config, MemoryBackend, TokenIssuer, VersionInfo, registry::Registry};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let registry = registry()?;
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let server = server()?;
+    let registry = server.registry();
     println!("{:<58} {:<26} {:<9} {:<34} LACKS", "KIND", "SUBRESOURCES", "COLUMNS", "SELECTABLE FIELDS");
     let mut complete = 0;
     for row in skiff_api::builtin() {
-        let lacks = lacks(row, &registry);
+        let lacks = lacks(row, registry);
         complete += usize::from(lacks.is_empty());
         let join = |names: Vec<&str>| if names.is_empty() { "-".to_owned() } else { names.join(",") };
         println!(
@@ -60,20 +57,27 @@ fn cut(text: &str, len: usize) -> String {
     if text.len() <= len { text.to_owned() } else { format!("{}..", &text[..len - 2]) }
 }
 
-/// The registry as a server makes it; nothing in it is asked anything.
-fn registry() -> Result<Registry, Box<dyn std::error::Error>> {
+/// A server that is never run; only its registry is looked at.
+fn server() -> Result<ApiServer, Box<dyn std::error::Error>> {
     let random = ring::rand::SystemRandom::new();
     let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).map_err(|_| "generate key")?;
     let key = base64::engine::general_purpose::STANDARD.encode(key.as_ref());
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{key}\n-----END PRIVATE KEY-----\n");
-    let issuer = Arc::new(TokenIssuer::new("https://kubernetes.default.svc", Vec::new(), &pem, &[])?);
-    Ok(builtin::registry(&Dependencies {
-        snapshot: skiff_client::Snapshot::new(),
+    let config = Config {
+        backend: Arc::new(MemoryBackend::default()),
+        client_ca: Vec::new(),
+        request_header_ca: Vec::new(),
+        request_header_names: Vec::new(),
+        anonymous: false,
+        tokens: Vec::new(),
+        token_issuer: Arc::new(TokenIssuer::new("https://kubernetes.default.svc", Vec::new(), &pem, &[])?),
         service_cidrs: vec!["10.43.0.0/16".parse()?],
         node_ports: 30000..=32767,
-        authorizer: Arc::new(Masters),
-        authenticator: Arc::new(TokenUnion(Vec::new())),
-        token_issuer: issuer,
-    }))
+        server_address: "127.0.0.1:6443".to_owned(),
+        version: VersionInfo::default(),
+        proxy: None,
+        health_checks: Vec::new(),
+    };
+    Ok(ApiServer::new(config, tokio_util::sync::CancellationToken::new())?)
 }

@@ -283,6 +283,11 @@ impl ApiServer {
         }
     }
 
+    /// What differs between kinds.
+    pub fn registry(&self) -> &registry::Registry {
+        &self.0.store.registry
+    }
+
     /// Who may do what.
     pub fn authorizer(&self) -> Arc<dyn Authorizer> {
         Arc::clone(&self.0.authorizer)
