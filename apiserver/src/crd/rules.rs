@@ -290,7 +290,7 @@ impl Pass {
     /// The rule said no.
     fn refuse<'a>(&mut self, rules: &Rules, rule: &'a Rule, path: &str, value: &Value, bindings: &'a [Binding<'a>]) {
         let path = match (path, rule.field_path.as_str()) {
-            (path, "") if path.is_empty() => "<nil>".to_owned(),
+            ("", "") => "<nil>".to_owned(),
             (path, "") => path.to_owned(),
             ("", below) => below.to_owned(),
             (path, below) if below.starts_with('[') => format!("{path}{below}"),

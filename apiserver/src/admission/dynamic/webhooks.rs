@@ -68,7 +68,7 @@ impl Hook {
 enum Failure {
     /// The failure policy decides.
     Call(String),
-    Refused(Status),
+    Refused(Box<Status>),
 }
 
 /// What both plugins share.
@@ -110,7 +110,7 @@ impl Dispatcher {
     async fn ask(&self, hook: &Hook, request: &AdmissionRequest<'_>) -> Result<Answer, Failure> {
         if request.dry_run && !hook.dry_run {
             let text = format!("admission webhook {:?} does not support dry run", hook.name);
-            return Err(Failure::Refused(Status::bad_request(text)));
+            return Err(Failure::Refused(Box::new(Status::bad_request(text))));
         }
         let client =
             hook.client.as_ref().map_err(|error| Failure::Call(format!("could not get REST client: {error}")))?;
@@ -127,7 +127,7 @@ impl Dispatcher {
         match self.ask(hook, request).await {
             Ok(answer) if answer.allowed => Ok(Some(answer)),
             Ok(answer) => Err(answer.refusal(&hook.name)),
-            Err(Failure::Refused(status)) => Err(status),
+            Err(Failure::Refused(status)) => Err(*status),
             Err(Failure::Call(error)) => {
                 let error = format!("failed calling webhook {:?}: {error}", hook.name);
                 if !hook.ignores_failures {

@@ -57,7 +57,7 @@ pub fn check(errors: &mut Errors, path: &Path<'_>, schema: &Value, structural: b
     errors.extend(found.into_causes());
     errors.extend(rule_errors.into_causes());
     if cost > limits::ESTIMATED_DEFINITION_COST_MAX {
-        rules.sort_by(|a, b| b.0.cmp(&a.0));
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.0));
         for (_, at) in rules.iter().take(NAMED_MAX) {
             let text = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
             errors.forbidden(&Path::new(at), text);
@@ -124,7 +124,7 @@ fn keywords(errors: &mut Errors, path: &Path<'_>, schema: &Value, place: &Place<
     if let Some(reason) = &place.no_default
         && !schema["default"].is_null()
     {
-        errors.forbidden(&path.child("default"), format!("must not be set {reason}").trim().to_owned());
+        errors.forbidden(&path.child("default"), format!("must not be set {reason}").trim());
     }
     if schema["uniqueItems"] == true {
         errors.forbidden(
