@@ -5,6 +5,9 @@
 //! own stream is used where it exists, containerd's native one otherwise. The
 //! latter may run ahead of what CRI answers, so an end is looked for again
 //! shortly after.
+//!
+//! Invariant: several looks at one pod may overlap, and the one that *began*
+//! last wins, so that an end once seen is never undone by a slower, older look.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,6 +39,46 @@ struct State {
     pods: HashMap<String, Arc<ObservedPod>>,
     /// Container and sandbox ids to pod uids.
     owners: HashMap<String, String>,
+    /// Counts looks as they begin.
+    looks: u64,
+    /// Pod uids to the look that their observation is from, kept a while for pods that are gone.
+    seen_by: HashMap<String, u64>,
+}
+
+impl State {
+    fn begin(&mut self) -> u64 {
+        self.looks += 1;
+        self.looks
+    }
+
+    /// Takes in what a look saw; what is known then, which is from a later look if there was one.
+    fn store(&mut self, look: u64, observed: Arc<ObservedPod>) -> Arc<ObservedPod> {
+        let uid = observed.uid.clone();
+        if self.seen_by.get(&uid).is_some_and(|later| *later > look) {
+            return self
+                .pods
+                .get(&uid)
+                .cloned()
+                .unwrap_or_else(|| Arc::new(ObservedPod::empty(&observed.uid, &observed.namespace, &observed.name)));
+        }
+        self.seen_by.insert(uid.clone(), look);
+        if observed.sandboxes.is_empty() && observed.containers.is_empty() {
+            self.pods.remove(&uid);
+            self.owners.retain(|_, owner| *owner != uid);
+        } else {
+            for id in observed.sandboxes.iter().map(|s| &s.id).chain(observed.containers.iter().map(|c| &c.id)) {
+                self.owners.insert(id.clone(), uid.clone());
+            }
+            self.pods.insert(uid, Arc::clone(&observed));
+        }
+        observed
+    }
+
+    /// Forgets pods that were gone before a look at everything began.
+    fn forget_gone(&mut self, look: u64) {
+        let pods = &self.pods;
+        self.seen_by.retain(|uid, seen| *seen >= look || pods.contains_key(uid));
+    }
 }
 
 /// The observed state of all pods in the runtime.
@@ -96,26 +139,16 @@ impl Pleg {
 
     /// Looks at one pod now.
     pub async fn observe(&self, uid: &str, namespace: &str, name: &str) -> Result<Arc<ObservedPod>, CriError> {
+        let look = self.state.lock().begin();
         let sandboxes = self.cri.list_sandboxes_of(uid).await?;
         let containers = self.cri.list_containers_of(uid).await?;
         let observed = self.build(uid, namespace, name, sandboxes, containers).await?;
-        self.store(observed).await
+        Ok(self.store(look, observed))
     }
 
-    async fn store(&self, observed: ObservedPod) -> Result<Arc<ObservedPod>, CriError> {
-        let observed = Arc::new(observed);
+    fn store(&self, look: u64, observed: ObservedPod) -> Arc<ObservedPod> {
         let _announce = Announce(&self.changes);
-        let mut state = self.state.lock();
-        if observed.sandboxes.is_empty() && observed.containers.is_empty() {
-            state.pods.remove(&observed.uid);
-            state.owners.retain(|_, owner| *owner != observed.uid);
-        } else {
-            for id in observed.sandboxes.iter().map(|s| &s.id).chain(observed.containers.iter().map(|c| &c.id)) {
-                state.owners.insert(id.clone(), observed.uid.clone());
-            }
-            state.pods.insert(observed.uid.clone(), Arc::clone(&observed));
-        }
-        Ok(observed)
+        self.state.lock().store(look, Arc::new(observed))
     }
 
     async fn build(
@@ -169,6 +202,7 @@ impl Pleg {
     }
 
     async fn relist_inner(&self) -> Result<(), CriError> {
+        let look = self.state.lock().begin();
         let mut found: HashMap<String, (String, String, Vec<v1::PodSandbox>, Vec<v1::Container>)> = HashMap::new();
         for sandbox in self.cri.list_pod_sandboxes().await? {
             if let Some(key) = identity(&sandbox.labels) {
@@ -182,17 +216,18 @@ impl Pleg {
         }
         let known: HashSet<String> = self.state.lock().pods.keys().cloned().collect();
         for uid in known.iter().filter(|uid| !found.contains_key(*uid)) {
-            self.store(ObservedPod::empty(uid, "", "")).await?;
+            self.store(look, ObservedPod::empty(uid, "", ""));
             (self.wake)(uid);
         }
         for (uid, (namespace, name, sandboxes, containers)) in found {
             let before = self.get(&uid);
             let observed = self.build(&uid, &namespace, &name, sandboxes, containers).await?;
             if before.as_deref() != Some(&observed) {
-                self.store(observed).await?;
+                self.store(look, observed);
                 (self.wake)(&uid);
             }
         }
+        self.state.lock().forget_gone(look);
         Ok(())
     }
 
@@ -328,4 +363,39 @@ impl Drop for Announce<'_> {
 fn identity(all: &HashMap<String, String>) -> Option<(String, String, String)> {
     let get = |name: &str| all.get(name).cloned().unwrap_or_default();
     Some((all.get(labels::POD_UID)?.clone(), get(labels::POD_NAMESPACE), get(labels::POD_NAME)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(state: v1::ContainerState) -> Arc<ObservedPod> {
+        let status = v1::ContainerStatus { id: "c1".into(), state: state as i32, ..Default::default() };
+        let containers = vec![ObservedContainer::from(status)];
+        Arc::new(ObservedPod { containers, ..ObservedPod::empty("u", "n", "p") })
+    }
+
+    #[test]
+    fn an_end_once_seen_is_not_undone_by_an_older_look() {
+        let mut state = State::default();
+        let (older, newer) = (state.begin(), state.begin());
+        let ended = state.store(newer, pod(v1::ContainerState::ContainerExited));
+        let told = state.store(older, pod(v1::ContainerState::ContainerRunning));
+        assert_eq!(told, ended, "who looked earlier learns what is known now");
+        assert_eq!(state.pods["u"], ended);
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_does_not_come_back_by_an_older_look() {
+        let mut state = State::default();
+        let first = state.begin();
+        state.store(first, pod(v1::ContainerState::ContainerExited));
+        let (older, newer) = (state.begin(), state.begin());
+        state.store(newer, Arc::new(ObservedPod::empty("u", "n", "p")));
+        let told = state.store(older, pod(v1::ContainerState::ContainerExited));
+        assert!(told.containers.is_empty() && state.pods.is_empty() && state.owners.is_empty());
+        let relist = state.begin();
+        state.forget_gone(relist);
+        assert!(state.seen_by.is_empty(), "what is gone is forgotten in time");
+    }
 }

@@ -212,7 +212,14 @@ async fn outages_are_survived(server: Server, url: String) {
     a_wrote.0.sort();
     a_wrote.0.dedup();
     assert_eq!(a_wrote.0.len(), 80, "no revision was acknowledged twice");
-    let now = b.range(RangeRequest::new(KeyRange::all())).await.unwrap();
+    // The last restart may still be under way.
+    let now = loop {
+        match b.range(RangeRequest::new(KeyRange::all())).await {
+            Ok(now) => break now,
+            Err(Error::Read(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
     let total = now.revision.0 - 1;
     let events = take(&mut watcher, usize::try_from(total).unwrap()).await;
     let revisions: Vec<u64> = events.iter().map(|event| event.kv.mod_revision.0).collect();
