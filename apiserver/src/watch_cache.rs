@@ -161,6 +161,8 @@ pub enum WatchError {
     Closed,
 }
 
+const PODS: GroupResource = GroupResource::new("", "pods");
+
 /// The cache of one resource.
 pub struct WatchCache {
     pub resource: GroupResource,
@@ -205,7 +207,7 @@ impl WatchCache {
         if let (Some(name), Some(namespace)) = (selection.field("metadata.name"), &selection.namespace) {
             return self.store.get(namespace, name).into_iter().collect();
         }
-        if self.prefix == "/registry/pods/"
+        if self.resource == PODS
             && let Some(node) = selection.field("spec.nodeName")
             && !node.is_empty()
         {

@@ -54,9 +54,12 @@ pub async fn killall(data_dir: &Path, dry_run: bool) -> Result<()> {
             netlink.delete_link(link.index)?;
         }
     }
-    remove_routes(&mut netlink)?;
-    if let Some(program) = binaries.find("nft") {
-        remove_tables(&Nft::new(program))?;
+    // Their names do not tell one Skiff from another: where no node ran, they are somebody else's.
+    if layout.has_run() {
+        remove_routes(&mut netlink)?;
+        if let Some(program) = binaries.find("nft") {
+            remove_tables(&Nft::new(program))?;
+        }
     }
     step.done(&format!("{namespaces} pods, {} links", links.len()));
     remove_cgroup_root(&layout)?;

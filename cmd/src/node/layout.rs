@@ -49,6 +49,11 @@ impl Layout {
         std::fs::rename(temporary, file)
     }
 
+    /// Whether a node ever ran with this data folder.
+    pub fn has_run(&self) -> bool {
+        record(&self.data_dir).exists()
+    }
+
     /// Whether the parent cgroup was made for this Skiff alone.
     pub fn owns_cgroup_root(&self) -> bool {
         !self.instance.is_empty() && self.cgroup_root == cgroup_root(&self.data_dir)
@@ -113,10 +118,11 @@ mod tests {
     fn killall_knows_the_cgroup_root_that_was_given_by_hand() {
         let folder = tempfile::tempdir().unwrap();
         let default = Layout::recorded(folder.path()).unwrap();
-        assert!(default.owns_cgroup_root(), "{default:?}");
+        assert!(default.owns_cgroup_root() && !default.has_run(), "{default:?}");
         Layout::new(folder.path(), "/machine/pods").record().unwrap();
         let recorded = Layout::recorded(folder.path()).unwrap();
         assert_eq!(recorded.cgroup_root, "/machine/pods");
+        assert!(recorded.has_run());
         assert!(!recorded.owns_cgroup_root(), "somebody else made it");
     }
 }
