@@ -6,7 +6,7 @@
 //! nothing.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -32,6 +32,19 @@ const REQUESTS_LEN: usize = 16;
 struct Add {
     resource: GroupResource,
     done: oneshot::Sender<Result<(), StorageError>>,
+}
+
+/// Where the store stood at the last steps of the clock, the oldest first.
+#[derive(Default)]
+struct Past(VecDeque<Revision>);
+
+impl Past {
+    /// One [`limits::COMPACTION_INTERVAL`] has passed; where the store stood [`limits::HISTORY_MIN`] ago, once that is known.
+    fn step(&mut self, now: Revision) -> Option<Revision> {
+        const STEPS: u64 = limits::HISTORY_MIN.as_secs() / limits::COMPACTION_INTERVAL.as_secs();
+        self.0.push_back(now);
+        (self.0.len() as u64 > STEPS).then(|| self.0.pop_front()).flatten()
+    }
 }
 
 /// The caches and how far they have come.
@@ -138,22 +151,20 @@ impl Caches {
         Revision(self.compacted.load(Ordering::Acquire))
     }
 
-    /// Compacts the store now and then, always to where it stood one interval
-    /// ago, so that clients can resume for at least that long.
+    /// Compacts the store again and again, always to where it stood
+    /// [`limits::HISTORY_MIN`] ago, so that clients can resume for at least that long.
     pub async fn compact(&self, stop: CancellationToken) {
-        let mut before = Revision::ZERO;
+        let mut past = Past::default();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(limits::COMPACTION_INTERVAL) => {}
                 () = stop.cancelled() => return,
             }
-            if before > Revision::ZERO {
-                match self.backend.compact(before).await {
-                    Ok(()) | Err(StorageError::Compacted) => self.compacted.store(before.0, Ordering::Release),
-                    Err(error) => tracing::warn!(component = "compaction", %error, "compact the store"),
-                }
+            let Some(before) = past.step(self.revision()).filter(|before| *before > self.compacted()) else { continue };
+            match self.backend.compact(before).await {
+                Ok(()) | Err(StorageError::Compacted) => self.compacted.store(before.0, Ordering::Release),
+                Err(error) => tracing::warn!(component = "compaction", %error, "compact the store"),
             }
-            before = self.revision();
         }
     }
 
@@ -299,6 +310,13 @@ mod tests {
 
     use super::*;
     use crate::storage::{Swap, memory::MemoryBackend};
+
+    #[test]
+    fn history_lives_for_the_promised_time_and_one_step_more() {
+        let mut past = Past::default();
+        let given: Vec<_> = (1..=8).map(|minute| past.step(Revision(minute)).map(|revision| revision.0)).collect();
+        assert_eq!(given, [None, None, None, None, None, Some(1), Some(2), Some(3)]);
+    }
 
     #[tokio::test]
     async fn caches_load_follow_and_take_new_resources() {

@@ -32,8 +32,10 @@ pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// A watch without `timeoutSeconds` ends after a random time between this and twice this.
 pub const WATCH_TIMEOUT_MIN: Duration = Duration::from_secs(1800);
-/// Time between compactions; history lives between one and two of these.
-pub const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+/// History that clients can rely on: pages and watches resume for at least this long.
+pub const HISTORY_MIN: Duration = Duration::from_secs(300);
+/// Time between compactions; history lives at most this much longer than [`HISTORY_MIN`].
+pub const COMPACTION_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause before the watch of the store is opened again after it broke.
 pub const REWATCH_PAUSE: Duration = Duration::from_millis(200);
 

@@ -202,6 +202,7 @@ async fn compacted(context: Context) -> Result<()> {
     let collection = templates(&context).await?;
     let first = context.get(&format!("{collection}?limit={CHUNK}")).await?;
     let token = first["metadata"]["continue"].as_str().context("no token")?.to_owned();
+    // Upstream waits twice its compaction interval of five minutes.
     let limit = std::time::Duration::from_secs(570);
     let refused = eventually("the revision is compacted", limit, || async {
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
