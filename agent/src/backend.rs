@@ -44,7 +44,7 @@ impl NodeBackend {
 
     async fn observe(&self, pod: &Pod) -> Result<Arc<ObservedPod>, BackendError> {
         let pleg = &self.context.pleg;
-        pleg.observe(spec::uid(pod), spec::namespace(pod), spec::name(pod)).await.map_err(internal)
+        pleg.refresh(spec::uid(pod), spec::namespace(pod), spec::name(pod)).await.map_err(internal)
     }
 
     /// Why a container has no log: upstream's words for each state.

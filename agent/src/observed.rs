@@ -102,6 +102,14 @@ impl ObservedPod {
         self.sandboxes.iter().find(|sandbox| sandbox.ready)
     }
 
+    /// Whether something is over now that was not known to be over before.
+    pub fn has_ended_since(&self, before: &ObservedPod) -> bool {
+        let was_over = |id: &str| before.containers.iter().any(|old| old.id == id && !old.is_live());
+        let was_down = |id: &str| before.sandboxes.iter().any(|old| old.id == id && !old.ready);
+        self.containers.iter().any(|container| !container.is_live() && !was_over(&container.id))
+            || self.sandboxes.iter().any(|sandbox| !sandbox.ready && !was_down(&sandbox.id))
+    }
+
     /// Whether anything of the pod can still run processes.
     pub fn has_running(&self) -> bool {
         self.containers.iter().any(ObservedContainer::is_live) || self.sandboxes.iter().any(|sandbox| sandbox.ready)
@@ -174,5 +182,35 @@ impl From<v1::PodSandboxStatus> for ObservedSandbox {
             ips: all.filter_map(|ip| ip.parse().ok()).collect(),
             host_network: options.is_some_and(|options| options.network == v1::NamespaceMode::Node as i32),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(containers: &[(&str, v1::ContainerState)], sandbox: v1::PodSandboxState) -> ObservedPod {
+        let container = |(id, state): &(&str, v1::ContainerState)| {
+            let id = (*id).to_owned();
+            ObservedContainer::from(v1::ContainerStatus { id, state: *state as i32, ..Default::default() })
+        };
+        let status = v1::PodSandboxStatus { id: "s".into(), state: sandbox as i32, ..Default::default() };
+        let (containers, sandboxes) = (containers.iter().map(container).collect(), vec![status.into()]);
+        ObservedPod { containers, sandboxes, ..ObservedPod::empty("u", "n", "p") }
+    }
+
+    #[test]
+    fn an_end_counts_once_whether_the_life_before_it_was_seen_or_not() {
+        use v1::{
+            ContainerState::{ContainerExited as Exited, ContainerRunning as Running},
+            PodSandboxState::{SandboxNotready as Down, SandboxReady as Up},
+        };
+        let before = pod(&[("old", Exited), ("a", Running)], Up);
+        assert!(!pod(&[("old", Exited), ("a", Running), ("b", Running)], Up).has_ended_since(&before));
+        assert!(pod(&[("old", Exited), ("a", Exited)], Up).has_ended_since(&before));
+        assert!(pod(&[("b", Exited), ("a", Running)], Up).has_ended_since(&before), "began and ended in between");
+        let down = pod(&[("a", Running)], Down);
+        assert!(down.has_ended_since(&before) && !down.has_ended_since(&down));
+        assert!(!pod(&[], Up).has_ended_since(&before), "what was removed had ended before");
     }
 }

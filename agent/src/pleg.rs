@@ -6,8 +6,10 @@
 //! latter may run ahead of what CRI answers, so an end is looked for again
 //! shortly after.
 //!
-//! Invariant: several looks at one pod may overlap, and the one that *began*
+//! Invariants: several looks at one pod may overlap, and the one that *began*
 //! last wins, so that an end once seen is never undone by a slower, older look.
+//! Whoever brings something new wakes the pod's worker; only what the worker
+//! sees itself does not, so it must act on all it saw.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,33 +47,38 @@ struct State {
     seen_by: HashMap<String, u64>,
 }
 
+/// What is known of a pod after a look at it was taken in.
+struct Stored {
+    known: Arc<ObservedPod>,
+    /// Whether this look brought something new.
+    changed: bool,
+}
+
 impl State {
     fn begin(&mut self) -> u64 {
         self.looks += 1;
         self.looks
     }
 
-    /// Takes in what a look saw; what is known then, which is from a later look if there was one.
-    fn store(&mut self, look: u64, observed: Arc<ObservedPod>) -> Arc<ObservedPod> {
+    /// Takes in what a look saw; a later look that was stored already wins.
+    fn store(&mut self, look: u64, observed: Arc<ObservedPod>) -> Stored {
         let uid = observed.uid.clone();
         if self.seen_by.get(&uid).is_some_and(|later| *later > look) {
-            return self
-                .pods
-                .get(&uid)
-                .cloned()
-                .unwrap_or_else(|| Arc::new(ObservedPod::empty(&observed.uid, &observed.namespace, &observed.name)));
+            let known = self.pods.get(&uid).cloned();
+            let empty = || Arc::new(ObservedPod::empty(&observed.uid, &observed.namespace, &observed.name));
+            return Stored { known: known.unwrap_or_else(empty), changed: false };
         }
         self.seen_by.insert(uid.clone(), look);
         if observed.sandboxes.is_empty() && observed.containers.is_empty() {
-            self.pods.remove(&uid);
+            let changed = self.pods.remove(&uid).is_some();
             self.owners.retain(|_, owner| *owner != uid);
-        } else {
-            for id in observed.sandboxes.iter().map(|s| &s.id).chain(observed.containers.iter().map(|c| &c.id)) {
-                self.owners.insert(id.clone(), uid.clone());
-            }
-            self.pods.insert(uid, Arc::clone(&observed));
+            return Stored { known: observed, changed };
         }
-        observed
+        for id in observed.sandboxes.iter().map(|s| &s.id).chain(observed.containers.iter().map(|c| &c.id)) {
+            self.owners.insert(id.clone(), uid.clone());
+        }
+        let before = self.pods.insert(uid, Arc::clone(&observed));
+        Stored { changed: before.is_none_or(|before| before != observed), known: observed }
     }
 
     /// Forgets pods that were gone before a look at everything began.
@@ -137,8 +144,21 @@ impl Pleg {
         self.last_relist.lock().is_some_and(|at| at.elapsed() < limits::RELIST_AGE_MAX)
     }
 
-    /// Looks at one pod now.
+    /// Looks at one pod now, for its worker, which is not woken by what it sees itself.
     pub async fn observe(&self, uid: &str, namespace: &str, name: &str) -> Result<Arc<ObservedPod>, CriError> {
+        Ok(self.look_at(uid, namespace, name).await?.known)
+    }
+
+    /// Looks at one pod now, for everybody else: what is new wakes the worker.
+    pub async fn refresh(&self, uid: &str, namespace: &str, name: &str) -> Result<Arc<ObservedPod>, CriError> {
+        let stored = self.look_at(uid, namespace, name).await?;
+        if stored.changed {
+            (self.wake)(uid);
+        }
+        Ok(stored.known)
+    }
+
+    async fn look_at(&self, uid: &str, namespace: &str, name: &str) -> Result<Stored, CriError> {
         let look = self.state.lock().begin();
         let sandboxes = self.cri.list_sandboxes_of(uid).await?;
         let containers = self.cri.list_containers_of(uid).await?;
@@ -146,7 +166,7 @@ impl Pleg {
         Ok(self.store(look, observed))
     }
 
-    fn store(&self, look: u64, observed: ObservedPod) -> Arc<ObservedPod> {
+    fn store(&self, look: u64, observed: ObservedPod) -> Stored {
         let _announce = Announce(&self.changes);
         self.state.lock().store(look, Arc::new(observed))
     }
@@ -216,14 +236,13 @@ impl Pleg {
         }
         let known: HashSet<String> = self.state.lock().pods.keys().cloned().collect();
         for uid in known.iter().filter(|uid| !found.contains_key(*uid)) {
-            self.store(look, ObservedPod::empty(uid, "", ""));
-            (self.wake)(uid);
+            if self.store(look, ObservedPod::empty(uid, "", "")).changed {
+                (self.wake)(uid);
+            }
         }
         for (uid, (namespace, name, sandboxes, containers)) in found {
-            let before = self.get(&uid);
             let observed = self.build(&uid, &namespace, &name, sandboxes, containers).await?;
-            if before.as_deref() != Some(&observed) {
-                self.store(look, observed);
+            if self.store(look, observed).changed {
                 (self.wake)(&uid);
             }
         }
@@ -334,14 +353,7 @@ impl Pleg {
     async fn look(&self, container: &str) {
         let known = self.owner(container).and_then(|uid| self.get(&uid));
         let result = match known {
-            Some(pod) => match self.observe(&pod.uid, &pod.namespace, &pod.name).await {
-                Ok(observed) if observed != pod => {
-                    (self.wake)(&pod.uid);
-                    Ok(())
-                }
-                Ok(_) => Ok(()),
-                Err(error) => Err(error),
-            },
+            Some(pod) => self.refresh(&pod.uid, &pod.namespace, &pod.name).await.map(drop),
             None => self.relist().await,
         };
         if let Err(error) = result {
@@ -381,8 +393,9 @@ mod tests {
         let (older, newer) = (state.begin(), state.begin());
         let ended = state.store(newer, pod(v1::ContainerState::ContainerExited));
         let told = state.store(older, pod(v1::ContainerState::ContainerRunning));
-        assert_eq!(told, ended, "who looked earlier learns what is known now");
-        assert_eq!(state.pods["u"], ended);
+        assert_eq!(told.known, ended.known, "who looked earlier learns what is known now");
+        assert!(ended.changed && !told.changed, "only the one that brought it wakes the worker");
+        assert_eq!(state.pods["u"], ended.known);
     }
 
     #[test]
@@ -392,7 +405,7 @@ mod tests {
         state.store(first, pod(v1::ContainerState::ContainerExited));
         let (older, newer) = (state.begin(), state.begin());
         state.store(newer, Arc::new(ObservedPod::empty("u", "n", "p")));
-        let told = state.store(older, pod(v1::ContainerState::ContainerExited));
+        let told = state.store(older, pod(v1::ContainerState::ContainerExited)).known;
         assert!(told.containers.is_empty() && state.pods.is_empty() && state.owners.is_empty());
         let relist = state.begin();
         state.forget_gone(relist);

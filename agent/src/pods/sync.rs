@@ -72,16 +72,21 @@ impl PodWorker {
             self.apply_resources(pod, &observed, &mut actions).await;
         }
         let outcome = self.execute(pod, &observed, &actions, &volumes).await;
-        if let Ok(after) = self.observe(pod).await {
-            context.prober.sync(pod, &after);
-            self.read_messages(&after);
-            self.publish(wanted, &after);
-            self.remove_dead(pod, &after).await;
-            if outcome.is_ok() && actions.kill_pod && !actions.create_sandbox {
-                // Nothing is to be started again: the pod has run its course.
-                self.ended = true;
-                return Round::Wait(Some(Duration::ZERO));
+        let after = match self.observe(pod).await {
+            Ok(after) => after,
+            Err(error) => {
+                tracing::warn!(component = "pod", pod = spec::full_name(pod), %error, "look at pod");
+                return Round::Retry(None);
             }
+        };
+        context.prober.sync(pod, &after);
+        self.read_messages(&after);
+        self.publish(wanted, &after);
+        self.remove_dead(pod, &after).await;
+        if outcome.is_ok() && actions.kill_pod && !actions.create_sandbox {
+            // Nothing is to be started again: the pod has run its course.
+            self.ended = true;
+            return Round::Wait(Some(Duration::ZERO));
         }
         let until = |at: Option<Timestamp>| {
             at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default())
@@ -93,7 +98,8 @@ impl PodWorker {
             context.puller.next_try(pod),
         ];
         let mut next = next.into_iter().flatten().min().map(|wait| wait + Duration::from_millis(5));
-        if !actions.kill.is_empty() && outcome.is_ok() {
+        // What ended in this round, by itself or by us, is answered in the next; nobody else tells of it.
+        if outcome.is_ok() && after.has_ended_since(&observed) {
             next = Some(Duration::ZERO);
         }
         if outcome.is_err() { Round::Retry(next) } else { Round::Wait(next) }

@@ -38,7 +38,7 @@ impl PodWorker {
         }
         if !gone && !spec::is_terminal(pod) && !spec::is_deleting(pod) {
             // Somebody wrote another status meanwhile.
-            let observed = self.observe(pod).await.unwrap_or_default();
+            let Ok(observed) = self.observe(pod).await else { return Round::Retry(None) };
             self.publish(pod, &observed);
         }
         if gone || self.is_static {
