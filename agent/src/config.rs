@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Taint;
 use skiff_client::{Client, Snapshot};
 
-use crate::{containerd::ContainerdConfig, images::ImportReport};
+use crate::{containerd::ContainerdConfig, eviction_thresholds::EvictionThresholds, images::ImportReport};
 
 /// Where the container runtime is.
 #[derive(Clone, Debug)]
@@ -15,26 +15,6 @@ pub enum RuntimeConfig {
     Supervised(Box<ContainerdConfig>),
     /// The CRI socket of one that somebody else runs.
     External(PathBuf),
-}
-
-/// Limits below which pods are evicted; percent of capacity where a field says so.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EvictionConfig {
-    pub memory_available_bytes: u64,
-    pub nodefs_available_percent: u64,
-    pub nodefs_inodes_free_percent: u64,
-    pub imagefs_available_percent: u64,
-}
-
-impl Default for EvictionConfig {
-    fn default() -> Self {
-        EvictionConfig {
-            memory_available_bytes: 100 << 20,
-            nodefs_available_percent: 5,
-            nodefs_inodes_free_percent: 5,
-            imagefs_available_percent: 5,
-        }
-    }
 }
 
 /// The configuration of [`crate::run`].
@@ -76,7 +56,7 @@ pub struct AgentConfig {
     pub pod_pids_max: i64,
     /// For example `v1.37.0+skiff1`.
     pub kubelet_version: String,
-    pub eviction: EvictionConfig,
+    pub eviction: EvictionThresholds,
 }
 
 impl AgentConfig {
@@ -105,7 +85,7 @@ impl AgentConfig {
             max_pods: 110,
             pod_pids_max: -1,
             kubelet_version: "v1.37.0".to_owned(),
-            eviction: EvictionConfig::default(),
+            eviction: EvictionThresholds::default(),
         }
     }
 

@@ -14,9 +14,10 @@ use skiff_host::{fs::FsUsage, process::memory_available_bytes};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{EvictionConfig, RuntimeConfig},
+    config::RuntimeConfig,
     container_config::resources::pod_requirements,
     context::Context,
+    eviction_thresholds::EvictionThresholds,
     images::{ImageGc, ImageImporter},
     limits,
     pods::{PodSet, spec},
@@ -96,7 +97,8 @@ pub async fn run(
         let mut pause = limits::NODE_CHECK_PERIOD;
         evict_outgrown(&context, &pods).await;
         let disk = skiff_host::fs::usage(&context.config.data_dir).unwrap_or_default();
-        let shortage = shortage(&context.config.eviction, disk, memory_available_bytes());
+        let memory = context.machine.memory_bytes;
+        let shortage = shortage(&context.config.eviction, &disk, memory, memory_available_bytes());
         let mut keep: BTreeSet<String> = importer.as_ref().map(|importer| importer.imported()).unwrap_or_default();
         if let RuntimeConfig::Supervised(containerd) = &context.config.runtime {
             keep.insert(containerd.sandbox_image.clone());
@@ -106,7 +108,7 @@ pub async fn run(
             tracing::debug!(component = "image-gc", %error, "look at images");
         }
         let disk = skiff_host::fs::usage(&context.config.data_dir).unwrap_or_default();
-        if let Some(shortage) = self::shortage(&context.config.eviction, disk, memory_available_bytes())
+        if let Some(shortage) = self::shortage(&context.config.eviction, &disk, memory, memory_available_bytes())
             && let Some(victim) = victim(&pods.pods())
         {
             let message = match shortage {
@@ -124,14 +126,11 @@ pub async fn run(
     }
 }
 
-fn shortage(config: &EvictionConfig, disk: FsUsage, memory_available: u64) -> Option<Shortage> {
-    let below = |free: u64, all: u64, percent: u64| all > 0 && free < all / 100 * percent;
-    if memory_available < config.memory_available_bytes {
+fn shortage(thresholds: &EvictionThresholds, disk: &FsUsage, memory: u64, memory_available: u64) -> Option<Shortage> {
+    if thresholds.is_memory_short(memory, memory_available) {
         return Some(Shortage::Memory);
     }
-    let disk_short = below(disk.available_bytes, disk.capacity_bytes, config.nodefs_available_percent)
-        || below(disk.inodes_free, disk.inodes, config.nodefs_inodes_free_percent);
-    disk_short.then_some(Shortage::Disk)
+    thresholds.is_disk_short(disk).then_some(Shortage::Disk)
 }
 
 /// The pod to end first: without requests before with, low priority before high.
@@ -157,17 +156,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn shortages_are_noticed_at_their_thresholds() {
-        let config = EvictionConfig::default();
-        let disk =
-            |available| FsUsage { capacity_bytes: 100_000, available_bytes: available, inodes: 1000, inodes_free: 500 };
-        assert_eq!(shortage(&config, disk(50_000), 1 << 30), None);
-        assert_eq!(shortage(&config, disk(50_000), 1 << 20), Some(Shortage::Memory));
-        assert_eq!(shortage(&config, disk(1000), 1 << 30), Some(Shortage::Disk));
-        assert_eq!(shortage(&config, FsUsage::default(), 1 << 30), None, "an unknown disk is not full");
-    }
 
     #[test]
     fn the_least_deserving_pod_goes_first() {

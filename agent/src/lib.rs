@@ -17,6 +17,7 @@ pub mod cri;
 pub mod error;
 pub mod events;
 mod eviction;
+mod eviction_thresholds;
 pub mod images;
 mod labels;
 mod lifecycle;
@@ -38,6 +39,7 @@ pub mod streaming;
 pub mod volumes;
 
 pub use backend::NodeBackend;
-pub use config::{AgentConfig, AgentEvent, EventSinkFn, EvictionConfig, RuntimeConfig};
+pub use config::{AgentConfig, AgentEvent, EventSinkFn, RuntimeConfig};
 pub use error::AgentError;
+pub use eviction_thresholds::{EvictionThresholds, ThresholdError};
 pub use run::{Agent, run};

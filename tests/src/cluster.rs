@@ -20,6 +20,8 @@ use crate::{
 /// Addresses of the two hosts.
 pub const SERVER_ADDRESS: &str = "10.99.0.1";
 pub const AGENT_ADDRESS: &str = "10.99.0.2";
+/// How full the disk of the machine is that runs the tests must not end their pods.
+const THRESHOLDS: &str = "--kubelet-arg=eviction-hard=memory.available<1Mi";
 /// How long a node may take to become Ready on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long Skiff may take to end after a signal.
@@ -113,7 +115,7 @@ impl Cluster {
         command
             .args(["server", "--verbose", "--data-dir"])
             .arg(host.folder.join("data"))
-            .args(["--config", "/dev/null", "--node-ip", SERVER_ADDRESS, "--write-kubeconfig"])
+            .args(["--config", "/dev/null", "--node-ip", SERVER_ADDRESS, THRESHOLDS, "--write-kubeconfig"])
             .arg(self.kubeconfig())
             .args(self.options.without_nodes.then_some("--disable-agent"))
             .args(&self.options.server_arguments);
@@ -128,7 +130,7 @@ impl Cluster {
         command
             .args(["agent", "--verbose", "--data-dir"])
             .arg(host.folder.join("data"))
-            .args(["--config", "/dev/null", "--node-ip", AGENT_ADDRESS, "--token", &token])
+            .args(["--config", "/dev/null", "--node-ip", AGENT_ADDRESS, THRESHOLDS, "--token", &token])
             .args(["--server", &format!("https://{SERVER_ADDRESS}:6443")]);
         self.agent_process = Some(Process::spawn(command, &host.folder.join("log"))?);
         Ok(())

@@ -74,10 +74,9 @@ fn resources(input: &NodeFactsInput<'_>) -> (Resources, Resources) {
     }
     let mut allocatable = capacity.clone();
     // Pods get what is left above the thresholds at which they would be evicted.
-    let memory = machine.memory_bytes.saturating_sub(input.config.eviction.memory_available_bytes);
+    let memory = machine.memory_bytes.saturating_sub(input.config.eviction.memory_bytes(machine.memory_bytes));
     allocatable.insert("memory".to_owned(), quantity::from_bytes(memory / 1024 * 1024));
-    let reserved = input.disk.capacity_bytes / 100 * input.config.eviction.nodefs_available_percent;
-    let storage = input.disk.capacity_bytes.saturating_sub(reserved);
+    let storage = input.disk.capacity_bytes.saturating_sub(input.config.eviction.disk_bytes(&input.disk));
     let storage = i64::try_from(storage).unwrap_or(i64::MAX);
     allocatable.insert("ephemeral-storage".to_owned(), quantity::from_value(storage));
     mirror_extended(input.old, &mut capacity, &mut allocatable);
@@ -163,7 +162,7 @@ fn conditions(input: &NodeFactsInput<'_>) -> Vec<NodeCondition> {
         let (reason, message) = if under { yes } else { no };
         condition(input, name, under, reason, message.to_owned())
     };
-    let memory = input.memory_available < input.config.eviction.memory_available_bytes;
+    let memory = input.config.eviction.is_memory_short(input.machine.memory_bytes, input.memory_available);
     let (not_ready_reason, problems) = problems(input);
     let ready = problems.is_empty();
     let message = if ready { "kubelet is posting ready status".to_owned() } else { problems.join(", ") };
@@ -176,7 +175,7 @@ fn conditions(input: &NodeFactsInput<'_>) -> Vec<NodeCondition> {
         ),
         pressure(
             "DiskPressure",
-            disk_pressure(input),
+            input.config.eviction.is_disk_short(&input.disk),
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
@@ -188,14 +187,6 @@ fn conditions(input: &NodeFactsInput<'_>) -> Vec<NodeCondition> {
         ),
         condition(input, "Ready", ready, if ready { "KubeletReady" } else { not_ready_reason }, message),
     ]
-}
-
-/// Whether the disk is so full that pods must go.
-pub fn disk_pressure(input: &NodeFactsInput<'_>) -> bool {
-    let disk = &input.disk;
-    let below = |free: u64, all: u64, percent: u64| all > 0 && free < all / 100 * percent;
-    below(disk.available_bytes, disk.capacity_bytes, input.config.eviction.nodefs_available_percent)
-        || below(disk.inodes_free, disk.inodes, input.config.eviction.nodefs_inodes_free_percent)
 }
 
 fn problems(input: &NodeFactsInput<'_>) -> (&'static str, Vec<String>) {

@@ -1,6 +1,6 @@
 //! A real containerd in a directory of its own, with one image made on the spot and one pod on the host's network.
 //!
-//! Needs root, containerd, runc and a static busybox; tests that use it say so and return when one is missing.
+//! Needs root, containerd, runc and a static busybox.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,25 +14,6 @@ use tokio::time::{sleep, timeout};
 
 const IMAGE: &str = "skiff.test/busybox:1";
 const BUSYBOX: &str = "/bin/busybox";
-
-/// What is missing on this host, if anything.
-pub fn missing() -> Option<&'static str> {
-    let found = |name: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|directory| directory.join(name).exists())
-    };
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let is_root = status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"));
-    if !is_root {
-        Some("root")
-    } else if !found("containerd") || !found("runc") || !found("ctr") {
-        Some("containerd and runc")
-    } else if !Path::new(BUSYBOX).exists() {
-        Some("busybox-static")
-    } else {
-        None
-    }
-}
 
 /// A running containerd.
 pub struct Containerd {

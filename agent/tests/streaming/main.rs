@@ -4,13 +4,15 @@
 //! containerd in a directory of its own, one pod on the host's network, clients that speak the wire protocols themselves.
 
 mod containerd;
+#[path = "../support/machine.rs"]
+mod machine;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use containerd::{Containerd, RunningPod, missing};
+use containerd::{Containerd, RunningPod};
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
@@ -399,10 +401,7 @@ async fn attach_reaches_the_process_and_its_end_ends_followers(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streaming_works_against_a_real_containerd() {
-    if let Some(what) = missing() {
-        eprintln!("skipped: this host lacks {what}");
-        return;
-    }
+    machine::check();
     let containerd = Containerd::start().await;
     let script = "echo started; echo ready; read line; echo got $line";
     let pod = containerd.run_pod("web", &["sh", "-c", script]).await;

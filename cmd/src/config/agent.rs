@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use skiff_agent::EvictionThresholds;
+
 use super::server::secret;
 use crate::flags::{Settings, SettingsError};
 
@@ -19,6 +21,7 @@ pub struct AgentSettings {
     pub taints: Vec<String>,
     pub max_pods: u32,
     pub kubelet_port: u16,
+    pub eviction: EvictionThresholds,
     pub resolv_conf: PathBuf,
     pub cgroup_root: String,
     pub prefer_host_binaries: bool,
@@ -44,6 +47,7 @@ impl AgentSettings {
             taints: taints(settings)?,
             max_pods: settings.required("max-pods")?,
             kubelet_port: settings.required("kubelet-port")?,
+            eviction: super::kubelet_args::eviction(settings)?,
             resolv_conf: settings.required("resolv-conf")?,
             cgroup_root: settings.text("cgroup-root").map_or_else(|| cgroup_root(&data_dir), str::to_owned),
             prefer_host_binaries: settings.switch("prefer-host-bin"),

@@ -3,6 +3,7 @@
 mod agent;
 mod api_server_args;
 mod file;
+mod kubelet_args;
 mod server;
 
 pub use agent::{AgentSettings, DEFAULT_DATA_DIR, cgroup_root, instance_of};

@@ -215,6 +215,7 @@ fn agent_config(
     config.labels = settings.labels.iter().cloned().collect();
     config.taints = settings.taints.iter().map(|taint| taint_of(taint)).collect();
     config.max_pods = settings.max_pods;
+    config.eviction = settings.eviction.clone();
     config.kubelet_version = crate::version::VERSION.to_owned();
     Ok(config)
 }
