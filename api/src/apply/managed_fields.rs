@@ -61,24 +61,33 @@ impl Entry {
         text
     }
 
-    fn to_json(&self) -> Value {
+    /// What entries are sorted by.
+    fn rank(&self) -> (Operation, &str, &str, &str, &str) {
+        (self.operation, &self.time, &self.manager, &self.api_version, &self.subresource)
+    }
+
+    fn into_json(self) -> Value {
         let mut entry = Map::new();
-        entry.insert("manager".to_owned(), json!(self.manager));
+        entry.insert("manager".to_owned(), Value::String(self.manager));
         entry.insert("operation".to_owned(), json!(self.operation.as_str()));
-        entry.insert("apiVersion".to_owned(), json!(self.api_version));
+        entry.insert("apiVersion".to_owned(), Value::String(self.api_version));
         if !self.time.is_empty() {
-            entry.insert("time".to_owned(), json!(self.time));
+            entry.insert("time".to_owned(), Value::String(self.time));
         }
         entry.insert("fieldsType".to_owned(), json!("FieldsV1"));
-        entry.insert("fieldsV1".to_owned(), self.fields.to_json());
+        entry.insert("fieldsV1".to_owned(), self.fields.into_json());
         if !self.subresource.is_empty() {
-            entry.insert("subresource".to_owned(), json!(self.subresource));
+            entry.insert("subresource".to_owned(), Value::String(self.subresource));
         }
         Value::Object(entry)
     }
 
-    fn from_json(value: &Value) -> Option<Entry> {
-        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    fn from_json(value: Value) -> Option<Entry> {
+        let Value::Object(mut entry) = value else { return None };
+        let mut text = |name: &str| match entry.get_mut(name).map(Value::take) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
         let operation = match text("operation").as_str() {
             "Apply" => Operation::Apply,
             "Update" => Operation::Update,
@@ -94,7 +103,7 @@ impl Entry {
             api_version: text("apiVersion"),
             subresource: text("subresource"),
             time: text("time"),
-            fields: value.get("fieldsV1").map(FieldSet::from_json).unwrap_or_default(),
+            fields: entry.remove("fieldsV1").map(FieldSet::from_json).unwrap_or_default(),
         })
     }
 }
@@ -104,12 +113,15 @@ impl Entry {
 pub struct ManagedFields(pub Vec<Entry>);
 
 impl ManagedFields {
-    /// Reads `metadata.managedFields`; `None` when an entry cannot be understood.
+    /// Reads the value of `metadata.managedFields`; `None` when an entry cannot be understood.
+    pub fn from_json(value: Value) -> Option<ManagedFields> {
+        let Value::Array(entries) = value else { return Some(ManagedFields::default()) };
+        entries.into_iter().map(Entry::from_json).collect::<Option<Vec<Entry>>>().map(ManagedFields)
+    }
+
+    /// Reads `metadata.managedFields` of an object.
     pub fn of(object: &Value) -> Option<ManagedFields> {
-        let Some(entries) = object.pointer("/metadata/managedFields").and_then(Value::as_array) else {
-            return Some(ManagedFields::default());
-        };
-        entries.iter().map(Entry::from_json).collect::<Option<Vec<Entry>>>().map(ManagedFields)
+        ManagedFields::from_json(object.pointer("/metadata/managedFields").cloned().unwrap_or_default())
     }
 
     /// Whether an object asks to forget all managers: `managedFields: [{}]`.
@@ -123,12 +135,12 @@ impl ManagedFields {
     }
 
     /// Puts the entries into an object, or takes them out when there are none.
-    pub fn write(&self, object: &mut Value) {
+    pub fn write(self, object: &mut Value) {
         let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
         if self.0.is_empty() {
             metadata.remove("managedFields");
         } else {
-            metadata.insert("managedFields".to_owned(), self.0.iter().map(Entry::to_json).collect());
+            metadata.insert("managedFields".to_owned(), self.0.into_iter().map(Entry::into_json).collect());
         }
     }
 
@@ -141,18 +153,7 @@ impl ManagedFields {
     pub(super) fn tidy(&mut self) {
         self.0.retain(|entry| !entry.fields.is_empty());
         self.cap();
-        self.0.sort_by(|a, b| {
-            let key = |entry: &Entry| {
-                (
-                    entry.operation,
-                    entry.time.clone(),
-                    entry.manager.clone(),
-                    entry.api_version.clone(),
-                    entry.subresource.clone(),
-                )
-            };
-            key(a).cmp(&key(b))
-        });
+        self.0.sort_by(|a, b| a.rank().cmp(&b.rank()));
     }
 
     fn cap(&mut self) {
@@ -213,7 +214,7 @@ mod tests {
         (applied.operation, applied.subresource) = (Operation::Apply, "status".to_owned());
         let managed = ManagedFields(vec![applied, entry("b", "", "v1")]);
         let mut object = json!({"metadata": {}});
-        managed.write(&mut object);
+        managed.clone().write(&mut object);
         assert_eq!(ManagedFields::of(&object), Some(managed));
         ManagedFields::default().write(&mut object);
         assert_eq!(object, json!({"metadata": {}}));

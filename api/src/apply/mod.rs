@@ -25,14 +25,18 @@ mod last_applied;
 pub mod managed_fields;
 mod typed;
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::{Reason, Status, codec::json as codec, schema::Root, status::Cause, status::Details};
 
-use fieldset::FieldSet;
+use fieldset::{FieldSet, field_element};
 use managed_fields::{BEFORE_FIRST_APPLY, Entry, ManagedFields, Operation, entry_time};
 use typed::{Comparison, Type};
+
+const MANAGED_FIELDS: &str = "managedFields";
 
 /// Who writes what kind of object, when.
 #[derive(Clone, Copy)]
@@ -122,31 +126,31 @@ impl Write<'_> {
         }
     }
 
-    /// What nobody owns: identity, server-set metadata, and what this endpoint ignores.
-    fn unowned(&self) -> FieldSet {
-        let mut set = FieldSet::of_fields(&[
-            &["apiVersion"],
-            &["kind"],
-            &["metadata", "name"],
-            &["metadata", "namespace"],
-            &["metadata", "creationTimestamp"],
-            &["metadata", "selfLink"],
-            &["metadata", "uid"],
-            &["metadata", "clusterName"],
-            &["metadata", "generation"],
-            &["metadata", "managedFields"],
-            &["metadata", "resourceVersion"],
-        ]);
-        for field in self.reset {
-            set.insert([format!("f:{field}").as_str()]);
+    /// Leaves out what nobody may own: identity, server-set metadata, and what this endpoint ignores.
+    fn strip(&self, set: &mut FieldSet) {
+        static UNOWNED: LazyLock<FieldSet> = LazyLock::new(|| {
+            FieldSet::of_fields(&[
+                &["apiVersion"],
+                &["kind"],
+                &["metadata", "name"],
+                &["metadata", "namespace"],
+                &["metadata", "creationTimestamp"],
+                &["metadata", "selfLink"],
+                &["metadata", "uid"],
+                &["metadata", "clusterName"],
+                &["metadata", "generation"],
+                &["metadata", "managedFields"],
+                &["metadata", "resourceVersion"],
+            ])
+        });
+        if set.is_empty() {
+            return;
         }
-        set
-    }
-
-    /// Leaves out what nobody may own.
-    fn strip(&self, set: &FieldSet) -> FieldSet {
-        let metadata_itself = FieldSet::of_fields(&[&["metadata"]]);
-        set.recursive_difference(&self.unowned()).difference(&metadata_itself)
+        set.remove_recursively(&UNOWNED);
+        for field in self.reset {
+            set.remove_below(&field_element(field));
+        }
+        set.remove_element(&field_element("metadata"));
     }
 
     /// The object as it is before anything was written: only what is always there.
@@ -169,21 +173,28 @@ impl Write<'_> {
     fn compare(&self, old: &Value, new: &Value) -> Comparison {
         let mut comparison = typed::compare(self.kind(), old, new);
         for set in [&mut comparison.removed, &mut comparison.modified, &mut comparison.added] {
-            if !set.is_empty() {
-                *set = self.strip(set);
-            }
+            self.strip(set);
         }
         comparison
     }
 }
 
-/// The object without its `managedFields`.
+/// A copy of the object without its `managedFields`.
 fn without_managed_fields(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
-    object
+    let Value::Object(fields) = object else { return object.clone() };
+    let copy = |name: &String, value: &Value| match (name.as_str(), value) {
+        ("metadata", Value::Object(metadata)) => {
+            let kept = metadata.iter().filter(|(name, _)| *name != MANAGED_FIELDS);
+            Value::Object(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+        }
+        _ => value.clone(),
+    };
+    Value::Object(fields.iter().map(|(name, value)| (name.clone(), copy(name, value))).collect())
+}
+
+/// Takes `managedFields` out of an object.
+fn take_managed_fields(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata")?.as_object_mut()?.remove(MANAGED_FIELDS)
 }
 
 /// Applies a configuration to the live object (`None`: it will be created).
@@ -191,17 +202,7 @@ fn without_managed_fields(object: &Value) -> Value {
 /// changed; otherwise it still has to be defaulted and made canonical.
 pub fn apply_patch(write: &Write<'_>, live: Option<&Value>, config: &Value, force: bool) -> Result<Value, ApplyError> {
     check_config(write, config)?;
-    let mut config = config.clone();
-    if let Some(root) = write.root {
-        let unknown = codec::conform(root, &mut config)
-            .map_err(|error| ApplyError::Invalid(format!("failed to create typed patch object: {error}")))?;
-        if let Some(path) = unknown.first() {
-            return Err(ApplyError::Invalid(format!(
-                "failed to create typed patch object: .{path}: field not declared in schema"
-            )));
-        }
-    }
-    typed::check_lists(write.kind(), &config, "")
+    let config = typed_config(write.root, config)
         .map_err(|error| ApplyError::Invalid(format!("failed to create typed patch object: {error}")))?;
 
     let managed_before = live.map_or(Some(ManagedFields::default()), ManagedFields::of).unwrap_or_default();
@@ -239,6 +240,34 @@ pub fn apply_patch(write: &Write<'_>, live: Option<&Value>, config: &Value, forc
     Ok(object)
 }
 
+/// A configuration in the form of its kind; the error says what does not fit the schema.
+fn typed_config(root: Option<&Root>, config: &Value) -> Result<Value, String> {
+    let mut config = config.clone();
+    if let Some(root) = root {
+        let unknown = codec::conform(root, &mut config).map_err(|error| error.to_string())?;
+        if let Some(path) = unknown.first() {
+            return Err(format!(".{path}: field not declared in schema"));
+        }
+    }
+    typed::check_lists(Type::of_root(root), &config, "")?;
+    Ok(config)
+}
+
+/// Lays a configuration over an object, without owners or conflicts: what a
+/// mutating policy does. What could only be replaced as a whole may not be in it.
+pub fn overlay(root: Option<&Root>, object: &Value, config: &Value) -> Result<Value, String> {
+    let config = typed_config(root, config)
+        .map_err(|error| format!("failed to convert patch object to typed object: {error}"))?;
+    let kind = Type::of_root(root);
+    let mut atomic = Vec::new();
+    typed::find_atomic(kind, &config, "", &mut atomic);
+    if !atomic.is_empty() {
+        let atomic = atomic.join(", ");
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {atomic}"));
+    }
+    Ok(typed::merge(kind, object, &config))
+}
+
 fn check_config(write: &Write<'_>, config: &Value) -> Result<(), ApplyError> {
     let version = config.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     if version != write.api_version {
@@ -271,7 +300,8 @@ fn apply_once(
         fields.retain(|name, _| !write.reset.contains(&name.as_str()));
     }
     let all = typed::field_set(kind, &effective);
-    let applied = write.strip(&all);
+    let mut applied = all.clone();
+    write.strip(&mut applied);
     let merged = typed::merge(kind, live, &effective);
     let mine = write.entry(write.manager, Operation::Apply, applied);
     let last = managed.find(&mine).map(|entry| std::mem::replace(entry, mine.clone()).fields);
@@ -284,8 +314,9 @@ fn apply_once(
         _ => merged,
     };
     let object = write.minimal(object);
-    let comparison = write.compare(live, &object);
-    settle(&mut managed, Some(&mine), &comparison, force)?;
+    let Comparison { removed, modified: mut changed, added } = write.compare(live, &object);
+    changed.extend(added);
+    settle(&mut managed, Some(&mine), &changed, &removed, force)?;
     Ok((object, managed))
 }
 
@@ -294,33 +325,33 @@ fn apply_once(
 fn prune(kind: Type<'_>, merged: &Value, managed: &ManagedFields, applied: FieldSet, last: &FieldSet) -> Value {
     let empty = || Value::Object(Map::new());
     let named = |set: &FieldSet| typed::with_named(kind, set);
-    let pruned = typed::remove(kind, merged, &named(last)).unwrap_or_else(empty);
+    let pruned = typed::remove(kind, merged, named(last).view()).unwrap_or_else(empty);
     let mut owned = applied;
     for entry in &managed.0 {
         owned.extend(entry.fields.clone());
     }
     let merged_set = named(&typed::field_set(kind, merged));
     let keep = named(&typed::field_set(kind, &pruned)).union(&named(&owned));
-    let pruned = typed::remove(kind, merged, &merged_set.difference(&keep)).unwrap_or_else(empty);
+    let pruned = typed::remove(kind, merged, merged_set.difference(&keep).view()).unwrap_or_else(empty);
     // What nobody owned before was not the manager's to remove.
     let gone = merged_set.difference(&named(&typed::field_set(kind, &pruned))).intersection(&named(last));
-    typed::remove(kind, merged, &gone).unwrap_or_else(empty)
+    typed::remove(kind, merged, gone.view()).unwrap_or_else(empty)
 }
 
-/// Takes changed fields away from the other managers, or reports conflicts.
+/// Takes changed and removed fields away from the other managers, or reports conflicts.
 fn settle(
     managed: &mut ManagedFields,
     mine: Option<&Entry>,
-    comparison: &Comparison,
+    changed: &FieldSet,
+    removed: &FieldSet,
     force: bool,
 ) -> Result<(), ApplyError> {
-    let changed = comparison.modified.union(&comparison.added);
     let others = |entry: &&mut Entry| mine.is_none_or(|mine| !entry.same_owner(mine));
     if !force {
         let mut conflicts = Vec::new();
         for entry in managed.0.iter_mut().filter(others) {
             let manager = entry.describe();
-            let paths = entry.fields.intersection(&changed).paths();
+            let paths = entry.fields.intersection(changed).paths();
             conflicts.extend(paths.into_iter().map(|path| Conflict { manager: manager.clone(), path }));
         }
         if !conflicts.is_empty() {
@@ -328,7 +359,8 @@ fn settle(
         }
     }
     for entry in managed.0.iter_mut().filter(others) {
-        entry.fields = entry.fields.difference(&changed).difference(&comparison.removed);
+        entry.fields.remove(changed);
+        entry.fields.remove(removed);
     }
     managed.0.retain(|entry| !entry.fields.is_empty());
     Ok(())
@@ -339,19 +371,29 @@ fn settle(
 /// stored: defaulted, mutated, canonical.
 pub fn track_update(write: &Write<'_>, old: Option<&Value>, new: &mut Value) {
     let blank = if old.is_none() { write.blank() } else { Value::Null };
-    let sent = new.pointer("/metadata/managedFields").cloned();
-    let mut managed = starting_point(write, old, new);
+    let reset = ManagedFields::is_reset(new);
+    let sent = take_managed_fields(new);
+    let stored = old.and_then(|old| old.pointer("/metadata/managedFields"));
+    let untouched = old.is_some() && stored == sent.as_ref();
     let comparison = write.compare(old.unwrap_or(&blank), new);
-    let untouched = old.is_some_and(|old| old.pointer("/metadata/managedFields").cloned() == sent);
-    if comparison.is_same() && (untouched || sent.is_none()) && !ManagedFields::is_reset(new) {
-        restore(old, new);
+    if comparison.is_same() && (untouched || sent.is_none()) && !reset {
+        let kept = if untouched { sent } else { stored.cloned() };
+        if let (Some(kept), Some(metadata)) = (kept, new.get_mut("metadata").and_then(Value::as_object_mut)) {
+            metadata.insert(MANAGED_FIELDS.to_owned(), kept);
+        }
         return;
     }
+    let mut managed = match sent {
+        _ if reset && write.subresource.is_empty() => ManagedFields::default(),
+        Some(sent) if write.subresource.is_empty() || untouched => starting_point(sent, stored),
+        _ => stored.cloned().and_then(ManagedFields::from_json).unwrap_or_default(),
+    };
+    let Comparison { removed, modified: mut changed, added } = comparison;
+    changed.extend(added);
     // Forced, so it cannot fail; the manager's own earlier entries give way as well.
-    let _ = settle(&mut managed, None, &comparison, true);
-    let taken = comparison.modified.union(&comparison.added);
-    if !taken.is_empty() {
-        let mine = write.entry(write.manager, Operation::Update, taken);
+    let _ = settle(&mut managed, None, &changed, &removed, true);
+    if !changed.is_empty() {
+        let mine = write.entry(write.manager, Operation::Update, changed);
         match managed.find(&mine) {
             Some(entry) => {
                 entry.fields.extend(mine.fields);
@@ -364,29 +406,12 @@ pub fn track_update(write: &Write<'_>, old: Option<&Value>, new: &mut Value) {
     managed.write(new);
 }
 
-/// The entries a write starts from: those sent along where that is allowed, or the stored ones.
-fn starting_point(write: &Write<'_>, old: Option<&Value>, new: &Value) -> ManagedFields {
-    let stored = || old.and_then(ManagedFields::of).unwrap_or_default();
-    if !write.subresource.is_empty() {
-        return stored();
-    }
-    if ManagedFields::is_reset(new) {
-        return ManagedFields::default();
-    }
-    match ManagedFields::of(new) {
+/// The entries a write starts from: those sent along when they can be understood, or the stored ones.
+fn starting_point(sent: Value, stored: Option<&Value>) -> ManagedFields {
+    match ManagedFields::from_json(sent) {
         Some(sent) if !sent.is_empty() => sent,
-        _ => stored(),
+        _ => stored.cloned().and_then(ManagedFields::from_json).unwrap_or_default(),
     }
-}
-
-/// Puts the stored `managedFields` back as they were.
-fn restore(old: Option<&Value>, new: &mut Value) {
-    let stored = old.and_then(|old| old.pointer("/metadata/managedFields")).cloned();
-    let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-    match stored {
-        Some(stored) => metadata.insert("managedFields".to_owned(), stored),
-        None => metadata.remove("managedFields"),
-    };
 }
 
 #[cfg(test)]

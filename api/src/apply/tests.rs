@@ -58,7 +58,7 @@ impl World {
 
     fn owners(&self) -> Vec<(String, Value)> {
         let managed = ManagedFields::of(self.live.as_ref().unwrap()).unwrap();
-        managed.0.into_iter().map(|entry| (entry.manager, entry.fields.to_json())).collect()
+        managed.0.into_iter().map(|entry| (entry.manager, entry.fields.into_json())).collect()
     }
 
     fn fields_of(&self, manager: &str) -> Option<Value> {
@@ -176,7 +176,7 @@ fn creation_by_update_owns_what_it_wrote_but_not_what_is_always_there() {
     let managed = ManagedFields::of(world.live.as_ref().unwrap()).unwrap();
     assert_eq!(managed.0.len(), 1);
     assert_eq!(
-        managed.0[0].fields.to_json(),
+        managed.0[0].fields.clone().into_json(),
         json!({"f:metadata": {"f:labels": {".": {}, "f:app": {}}},
             "f:spec": {"f:replicas": {}, "f:selector": {}, "f:strategy": {"f:type": {}, "f:rollingUpdate": {".": {}, "f:maxSurge": {}}},
                 "f:template": {"f:metadata": {"f:labels": {".": {}, "f:app": {}}},
@@ -232,7 +232,7 @@ fn the_status_is_not_owned_through_the_object_and_separately_through_its_subreso
     let managed = ManagedFields::of(&new).unwrap();
     let entry = managed.0.iter().find(|entry| entry.manager == "controller").unwrap();
     assert_eq!(
-        (entry.subresource.as_str(), entry.fields.to_json()),
+        (entry.subresource.as_str(), entry.fields.clone().into_json()),
         ("status", json!({"f:status": {".": {}, "f:replicas": {}}}))
     );
 }

@@ -5,9 +5,11 @@
 //! with separately owned elements. Where the schema says nothing (custom
 //! resources without one, raw extensions) maps are separable and lists atomic.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
-use super::fieldset::FieldSet;
+use super::fieldset::{Below, FieldSet, field_element};
 use crate::schema::{Kind, ListType, MessageId, Root, Scalar, Schema};
 
 /// The type of a value.
@@ -95,22 +97,38 @@ impl<'a> Type<'a> {
             ListType::Atomic => None,
             ListType::Set => Some(format!("v:{item}")),
             ListType::Map(keys) => {
-                let mut identity = Map::new();
-                for key in keys {
-                    let value = item.get(key.as_ref()).filter(|value| !value.is_null()).cloned();
-                    if let Some(value) = value.or_else(|| default_of(schema, element, key)) {
-                        identity.insert(key.to_string(), value);
-                    }
-                }
-                (!identity.is_empty()).then(|| format!("k:{}", Value::Object(identity)))
+                let value = |key: &str| {
+                    let given = item.get(key).filter(|value| !value.is_null());
+                    given.or_else(|| default_of(schema, element, key))
+                };
+                let mut identity: Vec<(&str, &Value)> =
+                    keys.iter().filter_map(|key| Some((key.as_ref(), value(key)?))).collect();
+                identity.sort_unstable_by_key(|(key, _)| *key);
+                (!identity.is_empty()).then(|| key_element(&identity))
             }
         }
     }
 }
 
-fn default_of(schema: &Schema, element: &Kind, key: &str) -> Option<Value> {
+/// `k:{"name":"web"}`
+fn key_element(identity: &[(&str, &Value)]) -> String {
+    let mut element = b"k:{".to_vec();
+    for (number, (key, value)) in identity.iter().enumerate() {
+        if number > 0 {
+            element.push(b',');
+        }
+        // Writing values to a vector cannot fail.
+        let _ = serde_json::to_writer(&mut element, key);
+        element.push(b':');
+        let _ = serde_json::to_writer(&mut element, value);
+    }
+    element.push(b'}');
+    String::from_utf8(element).unwrap_or_default()
+}
+
+fn default_of<'a>(schema: &'a Schema, element: &Kind, key: &str) -> Option<&'a Value> {
     match element {
-        Kind::Message(id) => schema.field(*id, key)?.default.as_deref().cloned(),
+        Kind::Message(id) => schema.field(*id, key)?.default.as_deref(),
         _ => None,
     }
 }
@@ -128,24 +146,19 @@ pub(super) fn field_set(kind: Type<'_>, value: &Value) -> FieldSet {
         Shape::Leaf => {}
         Shape::Fields(fields) => {
             for (name, value) in fields {
-                let element = format!("f:{name}");
                 let (inner, declared) = kind.field(name);
-                set.insert_below(&element, field_set(inner, value));
                 let is_leaf = match inner.shape(value) {
                     Shape::Leaf => true,
                     Shape::Fields(fields) => fields.is_empty(),
                     Shape::Items(_) => false,
                 };
-                if is_leaf || !declared {
-                    set.insert_element(&element);
-                }
+                set.put(field_element(name), is_leaf || !declared, field_set(inner, value));
             }
         }
         Shape::Items(items) => {
             for item in items {
                 let Some(element) = kind.identify(item) else { continue };
-                set.insert_below(&element, field_set(kind.element(), item));
-                set.insert_element(&element);
+                set.put(element, true, field_set(kind.element(), item));
             }
         }
     }
@@ -165,45 +178,55 @@ impl Comparison {
         self.removed.is_empty() && self.modified.is_empty() && self.added.is_empty()
     }
 
-    fn below(&mut self, element: &str, inner: Comparison) {
-        self.removed.insert_below(element, inner.removed);
-        self.modified.insert_below(element, inner.modified);
-        self.added.insert_below(element, inner.added);
+    fn put(&mut self, element: impl Fn() -> String, change: Change) {
+        let Change { below, removed, modified, added } = change;
+        for (set, below, itself) in [
+            (&mut self.removed, below.removed, removed),
+            (&mut self.modified, below.modified, modified),
+            (&mut self.added, below.added, added),
+        ] {
+            if itself || !below.is_empty() {
+                set.put(element(), itself, below);
+            }
+        }
     }
+}
 
+/// What became of one field or element: below it, and of itself.
+#[derive(Default)]
+struct Change {
+    below: Comparison,
+    removed: bool,
+    modified: bool,
+    added: bool,
+}
+
+impl Change {
     /// Compares one field or element that at least one side has.
-    fn visit(&mut self, kind: Type<'_>, element: &str, old: Option<&Value>, new: Option<&Value>) {
+    fn of(kind: Type<'_>, old: Option<&Value>, new: Option<&Value>) -> Change {
         let is_leaf = |value| matches!(kind.shape(value), Shape::Leaf);
+        let modified = || Change { modified: true, ..Change::default() };
+        let below = |old: &Value, new: &Value| Change { below: compare(kind, old, new), ..Change::default() };
         match (old, new) {
-            (Some(old), Some(new)) if old == new => {}
+            (Some(old), Some(new)) if old == new => Change::default(),
             // A field that is always there is neither added nor removed itself.
-            (Some(Value::Null), Some(value)) | (Some(value), Some(Value::Null)) if is_leaf(value) => {
-                self.modified.insert_element(element);
-            }
-            (Some(old @ Value::Null), Some(new)) | (Some(old), Some(new @ Value::Null)) => {
-                self.below(element, compare(kind, old, new));
-            }
-            (Some(Value::Null), None) | (None, Some(Value::Null)) => {}
-            (Some(old), Some(new)) => {
-                if !is_leaf(old) && !is_leaf(new) {
-                    self.below(element, compare(kind, old, new));
-                } else if is_leaf(old) == is_leaf(new) {
-                    self.modified.insert_element(element);
-                } else {
-                    // The value became another kind of thing: all of the old is gone.
-                    self.visit(kind, element, Some(old), None);
-                    self.visit(kind, element, None, Some(new));
+            (Some(Value::Null), Some(value)) | (Some(value), Some(Value::Null)) if is_leaf(value) => modified(),
+            (Some(old @ Value::Null), Some(new)) | (Some(old), Some(new @ Value::Null)) => below(old, new),
+            (Some(Value::Null), None) | (None, Some(Value::Null)) => Change::default(),
+            (Some(old), Some(new)) => match (is_leaf(old), is_leaf(new)) {
+                (false, false) => below(old, new),
+                (true, true) => modified(),
+                // The value became another kind of thing: all of the old is gone.
+                _ => {
+                    let Comparison { removed, .. } = compare(kind, old, &Value::Null);
+                    let Comparison { added, .. } = compare(kind, &Value::Null, new);
+                    let below = Comparison { removed, added, ..Comparison::default() };
+                    Change { below, removed: true, added: true, modified: false }
                 }
-            }
-            (Some(old), None) => {
-                self.below(element, compare(kind, old, &Value::Null));
-                self.removed.insert_element(element);
-            }
-            (None, Some(new)) => {
-                self.below(element, compare(kind, &Value::Null, new));
-                self.added.insert_element(element);
-            }
-            (None, None) => {}
+            },
+            (Some(old), None) => Change { removed: true, ..below(old, &Value::Null) },
+            (None, Some(new)) => Change { added: true, ..below(&Value::Null, new) },
+            (None, None) => Change::default(),
         }
     }
 }
@@ -228,35 +251,45 @@ fn compare_fields(kind: Type<'_>, old: &Map<String, Value>, new: &Map<String, Va
     for name in old.keys().chain(only_new) {
         let (before, after) = (old.get(name), new.get(name));
         if before != after {
-            comparison.visit(kind.field(name).0, &format!("f:{name}"), before, after);
+            comparison.put(|| field_element(name), Change::of(kind.field(name).0, before, after));
         }
     }
 }
 
 fn compare_items(kind: Type<'_>, old: &[Value], new: &[Value], comparison: &mut Comparison) {
-    let before = identified(kind, old);
-    let after = identified(kind, new);
-    let find =
-        |list: &[(String, Value)], id: &str| list.iter().find(|(have, _)| have == id).map(|(_, item)| item.clone());
-    for (id, item) in &before {
-        comparison.visit(kind.element(), id, Some(item), find(&after, id).as_ref());
-    }
-    for (id, item) in &after {
-        if find(&before, id).is_none() {
-            comparison.visit(kind.element(), id, None, Some(item));
-        }
+    let (before, after) = (identified(kind, old), identified(kind, new));
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        // Both are in the order of identities: whoever is behind goes on.
+        let (has_before, has_after) = match (before.peek(), after.peek()) {
+            (None, None) => return,
+            (Some(_), None) => (true, false),
+            (None, Some(_)) => (false, true),
+            (Some((old, _)), Some((new, _))) => (old <= new, new <= old),
+        };
+        let old = if has_before { before.next() } else { None };
+        let new = if has_after { after.next() } else { None };
+        let Some((id, _)) = old.or(new) else { return };
+        let change = Change::of(kind.element(), old.map(|(_, item)| &**item), new.map(|(_, item)| &**item));
+        comparison.put(|| id.clone(), change);
     }
 }
 
-/// Elements with their identities. Elements that share one are compared together, as a list.
-fn identified(kind: Type<'_>, items: &[Value]) -> Vec<(String, Value)> {
-    let mut list: Vec<(String, Value)> = Vec::with_capacity(items.len());
-    for item in items {
-        let Some(id) = kind.identify(item) else { continue };
-        match list.iter_mut().find(|(have, _)| *have == id) {
-            Some((_, Value::Array(same))) => same.push(item.clone()),
-            Some((_, first)) => *first = Value::Array(vec![first.take(), item.clone()]),
-            None => list.push((id, item.clone())),
+/// Elements with their identities, in the order of these. Elements that share one are compared together, as a list.
+fn identified<'v>(kind: Type<'_>, items: &'v [Value]) -> Vec<(String, Cow<'v, Value>)> {
+    let mut found: Vec<(String, &Value)> = items.iter().filter_map(|item| Some((kind.identify(item)?, item))).collect();
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut list: Vec<(String, Cow<'v, Value>)> = Vec::with_capacity(found.len());
+    for (id, item) in found {
+        match list.last_mut() {
+            Some((last, same)) if *last == id => {
+                // An element that is a list itself has no identity, so a list is what has been gathered here.
+                match same.to_mut() {
+                    Value::Array(same) => same.push(item.clone()),
+                    first => *first = Value::Array(vec![first.take(), item.clone()]),
+                }
+            }
+            _ => list.push((id, Cow::Borrowed(item))),
         }
     }
     list
@@ -314,8 +347,31 @@ fn merge_items(kind: Type<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
     merged
 }
 
+/// The paths of lists and structures in a value that are owned as wholes.
+pub(super) fn find_atomic(kind: Type<'_>, value: &Value, path: &str, found: &mut Vec<String>) {
+    match kind.shape(value) {
+        Shape::Leaf => {
+            if matches!(kind, Type::Leaf) && (value.is_object() || value.is_array()) {
+                found.push(path.to_owned());
+            }
+        }
+        Shape::Fields(fields) => {
+            for (name, value) in fields {
+                if let (below, true) = kind.field(name) {
+                    find_atomic(below, value, &format!("{path}.{name}"), found);
+                }
+            }
+        }
+        Shape::Items(items) => {
+            for (number, item) in items.iter().enumerate() {
+                find_atomic(kind.element(), item, &format!("{path}[{number}]"), found);
+            }
+        }
+    }
+}
+
 /// Takes the members of `set` out of a value. Fields and lists that become empty go too.
-pub(super) fn remove(kind: Type<'_>, value: &Value, set: &FieldSet) -> Option<Value> {
+pub(super) fn remove(kind: Type<'_>, value: &Value, set: Below<'_>) -> Option<Value> {
     match kind.shape(value) {
         Shape::Leaf => Some(value.clone()),
         Shape::Fields(fields) if fields.is_empty() => Some(value.clone()),
@@ -323,7 +379,7 @@ pub(super) fn remove(kind: Type<'_>, value: &Value, set: &FieldSet) -> Option<Va
         Shape::Fields(fields) => {
             let mut rest = Map::new();
             for (name, value) in fields {
-                let element = format!("f:{name}");
+                let element = field_element(name);
                 if set.has(&element) {
                     continue;
                 }
@@ -411,7 +467,7 @@ mod tests {
             {"name": "c", "image": "i", "command": ["a"], "ports": [{"containerPort": 80}], "securityContext": {}}],
             "nodeSelector": {"z": "1"}}});
         assert_eq!(
-            field_set(Type::of_root(Some(&root)), &value).to_json(),
+            field_set(Type::of_root(Some(&root)), &value).into_json(),
             json!({"f:metadata": {"f:labels": {"f:a": {}}, "f:finalizers": {"v:\"x\"": {}}},
                 "f:spec": {"f:nodeSelector": {}, "f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:name": {}, "f:image": {}, "f:command": {},
                     "f:securityContext": {},
@@ -423,7 +479,7 @@ mod tests {
     fn without_a_schema_maps_are_separable_and_lists_atomic() {
         let value = json!({"spec": {"a": {"b": 1}, "l": [{"name": "x"}]}});
         assert_eq!(
-            field_set(Type::Deduced, &value).to_json(),
+            field_set(Type::Deduced, &value).into_json(),
             json!({"f:spec": {".": {}, "f:a": {".": {}, "f:b": {}}, "f:l": {}}})
         );
     }
@@ -435,15 +491,15 @@ mod tests {
         let new = json!({"metadata": {"labels": {"a": "9"}, "annotations": {"x": "y"}}, "spec": {"containers": [{"name": "c", "image": "j"}, {"name": "d"}]}});
         let result = compare(Type::of_root(Some(&root)), &old, &new);
         assert_eq!(
-            result.modified.to_json(),
+            result.modified.into_json(),
             json!({"f:metadata": {"f:labels": {"f:a": {}}}, "f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {"f:image": {}}}}})
         );
         assert_eq!(
-            result.removed.to_json(),
+            result.removed.into_json(),
             json!({"f:metadata": {"f:labels": {"f:b": {}}}, "f:spec": {"f:hostname": {}}})
         );
         assert_eq!(
-            result.added.to_json(),
+            result.added.into_json(),
             json!({"f:metadata": {"f:annotations": {".": {}, "f:x": {}}}, "f:spec": {"f:containers": {"k:{\"name\":\"d\"}": {".": {}, "f:name": {}}}}})
         );
         assert!(compare(Type::of_root(Some(&root)), &new, &new).is_same());
@@ -472,12 +528,29 @@ mod tests {
         let root = pod();
         let value = json!({"metadata": {"labels": {"a": "1"}}, "spec": {"containers": [{"name": "c", "image": "i"}, {"name": "d"}]}});
         let set = FieldSet::from_json(
-            &json!({"f:metadata": {"f:labels": {"f:a": {}}}, "f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {"f:image": {}}, "k:{\"name\":\"d\"}": {}}}}),
+            json!({"f:metadata": {"f:labels": {"f:a": {}}}, "f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {"f:image": {}}, "k:{\"name\":\"d\"}": {}}}}),
         );
         assert_eq!(
-            remove(Type::of_root(Some(&root)), &value, &set),
+            remove(Type::of_root(Some(&root)), &value, set.view()),
             Some(json!({"spec": {"containers": [{"name": "c"}]}}))
         );
+    }
+
+    #[test]
+    fn what_is_replaced_as_a_whole_is_found() {
+        let root = pod();
+        let value = json!({"metadata": {"labels": {"a": "1"}}, "spec": {"nodeSelector": {"z": "1"}, "tolerations": [{"key": "k"}],
+            "containers": [{"name": "c", "command": ["x"], "env": [{"name": "E", "valueFrom": {"fieldRef": {"fieldPath": "p"}}}]}]}});
+        let mut found = Vec::new();
+        find_atomic(Type::of_root(Some(&root)), &value, "", &mut found);
+        found.sort();
+        let wanted = [
+            ".spec.containers[0].command",
+            ".spec.containers[0].env[0].valueFrom.fieldRef",
+            ".spec.nodeSelector",
+            ".spec.tolerations",
+        ];
+        assert_eq!(found, wanted);
     }
 
     #[test]
