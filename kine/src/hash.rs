@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::eval::check_revision;
 use crate::limits::{LOG_PAGE_BYTES, LOG_PAGE_RECORDS};
 use crate::log::Record;
+use crate::pin::Pin;
 use crate::revision::{RecordId, Revision};
 use crate::store::Store;
 
@@ -23,21 +24,25 @@ impl Store {
     pub async fn hash(&self, revision: Revision) -> Result<HistoryHash> {
         self.catch_up().await?;
         let shared = self.shared();
-        let (until, compact_revision) = {
+        let pin = Pin::new(shared);
+        let compact_revision = pin.compacted();
+        let until = {
             let index = shared.index.read();
-            check_revision(revision, index.revision(), index.compacted())?;
-            let until = if revision.0 == 0 { index.revision() } else { revision };
-            (until, index.compacted())
+            check_revision(revision, index.revision(), compact_revision)?;
+            if revision.0 == 0 { index.revision() } else { revision }
         };
         let mut crc = Crc32c::new();
         let mut from = RecordId::default();
-        loop {
+        // Not further: writes that go on would be read without an end.
+        while from.revision() <= until {
             let page = shared.read_log(move |reader| reader.records(from, LOG_PAGE_RECORDS, LOG_PAGE_BYTES));
             let page = page.await?;
             let Some(last) = page.last() else { break };
             from = last.id.next();
+            pin.check().map_err(|error| Error::Read(error.to_string()))?;
+            // What others compact, no pin of ours holds back.
             let index = shared.index.read();
-            if index.compacted() != compact_revision {
+            if shared.latest.is_shared() && index.compacted() != compact_revision {
                 return Err(Error::Compacted { compact_revision: index.compacted() });
             }
             let kept = |record: &&Record| record.id.revision() <= until && index.keeps(record, compact_revision);

@@ -4,8 +4,9 @@
 //! ones carry only numbers, their values are in the log under the record id.
 //! Only the writer changes it, and only with what has been committed.
 
-use std::collections::{BTreeMap, VecDeque, btree_map};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -79,6 +80,13 @@ struct Garbage {
     id: RecordId,
 }
 
+/// Somebody who reads history from `compacted` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PinId {
+    pub(crate) compacted: Revision,
+    number: u64,
+}
+
 /// All keys, and where history begins and ends.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -89,6 +97,7 @@ pub(crate) struct Index {
     /// Tombstones of the newest revision; they become garbage one revision later,
     /// behind everything this revision superseded.
     tombstones: Vec<Garbage>,
+    pins: BTreeSet<PinId>,
 }
 
 impl Index {
@@ -99,6 +108,7 @@ impl Index {
             compacted: Revision(0),
             garbage: VecDeque::new(),
             tombstones: Vec::new(),
+            pins: BTreeSet::new(),
         }
     }
 
@@ -180,14 +190,37 @@ impl Index {
     pub(crate) fn garbage(&self, max: usize) -> Vec<RecordId> {
         self.garbage
             .iter()
-            .take_while(|garbage| garbage.superseded_at <= self.compacted)
+            .take_while(|garbage| garbage.superseded_at <= self.removable())
             .take(max)
             .map(|garbage| garbage.id)
             .collect()
     }
 
     pub(crate) fn has_garbage(&self) -> bool {
-        self.garbage.front().is_some_and(|garbage| garbage.superseded_at <= self.compacted)
+        self.garbage.front().is_some_and(|garbage| garbage.superseded_at <= self.removable())
+    }
+
+    /// True if garbage is left that only a pin keeps.
+    pub(crate) fn is_held_back(&self) -> bool {
+        !self.has_garbage() && self.garbage.front().is_some_and(|garbage| garbage.superseded_at <= self.compacted)
+    }
+
+    /// Where compaction stops to remove.
+    fn removable(&self) -> Revision {
+        self.pins.first().map_or(self.compacted, |pin| pin.compacted.min(self.compacted))
+    }
+
+    /// Keeps what a read at the present compact revision or later can see, until [`Index::unpin`].
+    pub(crate) fn pin(&mut self) -> PinId {
+        // Never used twice: an index that took the place of this one knows none of the old ones.
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let pin = PinId { compacted: self.compacted, number: NUMBERS.fetch_add(1, Ordering::Relaxed) };
+        self.pins.insert(pin);
+        pin
+    }
+
+    pub(crate) fn unpin(&mut self, pin: PinId) {
+        self.pins.remove(&pin);
     }
 
     /// Forgets the first `count` of [`Index::garbage`], which the log no longer has.
@@ -284,6 +317,24 @@ mod tests {
         index.forget(count);
         assert!(index.get(b"a").is_none() && index.get(b"b").is_none());
         assert!(index.get(b"c").is_some() && !index.has_garbage());
+    }
+
+    #[test]
+    fn a_pin_holds_back_what_later_compactions_give_up_until_the_last_one_is_gone() {
+        let mut index =
+            index(&[record(2, 0, "a", 1), record(3, 0, "a", 2), record(4, 0, "a", 3), record(5, 0, "a", 0)]);
+        index.set_compacted(Revision(3));
+        let (first, second) = (index.pin(), index.pin());
+        index.set_compacted(Revision(6));
+        assert_eq!(index.garbage(9), [RecordId::new(Revision(2), 0)]);
+        assert!(index.has_garbage() && !index.is_held_back());
+        index.forget(1);
+        assert!(!index.has_garbage() && index.is_held_back());
+        assert_eq!(index.get(b"a").unwrap().1.at(Revision(3)).unwrap().0.version, 2);
+        index.unpin(first);
+        assert!(index.garbage(9).is_empty());
+        index.unpin(second);
+        assert!(index.has_garbage() && !index.is_held_back());
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod lessor;
 pub mod limits;
 mod log;
 mod overlay;
+mod pin;
 mod quota;
 mod range;
 mod readers;

@@ -94,8 +94,8 @@ pub const QUOTA_LOOK_BYTES: u64 = 256 << 10;
 /// What a request costs beside its keys and values, amply.
 pub const QUOTA_RECORD_BYTES: u64 = 128;
 
-/// Times a snapshot begins again because compaction overtook it.
-pub const SNAPSHOT_ATTEMPTS: usize = 8;
+/// How long a reader of all history, such as a snapshot, may hold back what compaction removes. Longer: it fails.
+pub const PIN_MAX: Duration = Duration::from_secs(3600);
 /// Bytes of one message of a snapshot.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 

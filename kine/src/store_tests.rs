@@ -1,11 +1,11 @@
 //! The store from inside: what needs a log of one's own or the file underneath.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::log::memory::MemoryLog;
-use crate::log::{Batch, Loaded, Log, LogError, LogReader, Reclaim, Record};
+use crate::log::{Batch, Loaded, Log, LogError, LogReader, LogSize, Reclaim, Record};
 use crate::revision::RecordId;
 use crate::*;
 
@@ -303,6 +303,129 @@ async fn compactions_and_restarts_change_nothing_that_can_be_read() {
         assert_eq!((hash.revision, snapshot.summary().keys), (at, model.len() as u64));
         store.close().await.unwrap();
     }
+}
+
+/// A memory log whose readers do something else before every page.
+struct InterruptedLog {
+    inner: MemoryLog,
+    interrupt: Interrupt,
+}
+
+type Interrupt = Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>;
+
+struct InterruptedReader {
+    inner: Box<dyn LogReader>,
+    interrupt: Interrupt,
+}
+
+impl Log for InterruptedLog {
+    fn load(&mut self, visit: &mut dyn FnMut(Record)) -> Result<Loaded> {
+        self.inner.load(visit)
+    }
+
+    fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
+        self.inner.append(batch)
+    }
+
+    fn last_id(&mut self) -> Result<Option<RecordId>, LogError> {
+        self.inner.last_id()
+    }
+
+    fn delete(&mut self, ids: &[RecordId], budget: Duration) -> Result<usize, LogError> {
+        self.inner.delete(ids, budget)
+    }
+
+    fn reclaim(&mut self, how: Reclaim) -> Result<bool, LogError> {
+        self.inner.reclaim(how)
+    }
+
+    fn in_use(&mut self) -> Result<u64, LogError> {
+        self.inner.in_use()
+    }
+
+    fn reader(&self) -> Result<Box<dyn LogReader>, LogError> {
+        Ok(Box::new(InterruptedReader { inner: self.inner.reader()?, interrupt: self.interrupt.clone() }))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+impl LogReader for InterruptedReader {
+    fn records(&mut self, from: RecordId, count: usize, bytes: usize) -> Result<Vec<Record>, LogError> {
+        if let Some(interrupt) = self.interrupt.get() {
+            interrupt();
+        }
+        self.inner.records(from, count, bytes)
+    }
+
+    fn get(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, LogError> {
+        self.inner.get(ids)
+    }
+
+    fn size(&mut self) -> Result<LogSize, LogError> {
+        self.inner.size()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_all_history_see_one_although_compaction_moves_on_with_every_page() {
+    let interrupt = Interrupt::default();
+    let log = InterruptedLog { inner: MemoryLog::default(), interrupt: interrupt.clone() };
+    let store = Store::over(Box::new(log), &StoreOptions::default()).unwrap();
+    for i in 0..4 * limits::LOG_PAGE_RECORDS {
+        let key = format!("/k/{}", i % 100);
+        match i % 17 {
+            0 => drop(store.delete(KeyRange::key(key)).await.unwrap()),
+            _ => drop(store.put(PutRequest::new(key, i.to_string())).await.unwrap()),
+        }
+    }
+    store.compact(Revision(300), true).await.unwrap();
+    let expected = store.hash(Revision(0)).await.unwrap();
+    let (interrupted, physical) = (Arc::new(AtomicUsize::new(0)), Arc::new(OnceLock::new()));
+    let set = interrupt.set(Box::new({
+        let (interrupted, physical, handle) =
+            (interrupted.clone(), physical.clone(), tokio::runtime::Handle::current());
+        let store = store.clone();
+        move || {
+            let number = interrupted.fetch_add(1, Ordering::SeqCst);
+            assert!(number < 100, "reading comes to an end");
+            handle.block_on(async {
+                put(&store, "/k/1", "later").await.unwrap();
+                let newest = store.current_revision();
+                match number {
+                    0 => {
+                        let store = store.clone();
+                        let task = tokio::spawn(async move { store.compact(newest, true).await });
+                        physical.set(std::sync::Mutex::new(Some(task))).unwrap();
+                    }
+                    _ => store.compact(newest, false).await.unwrap(),
+                }
+                // Behind each write comes a slice of removal, before the next one.
+                for value in ["1", "2", "3"] {
+                    put(&store, "/k/2", value).await.unwrap();
+                }
+            });
+        }
+    }));
+    assert!(set.is_ok());
+    let snapshot = store.snapshot().await.unwrap();
+    assert!(interrupted.load(Ordering::SeqCst) >= 4, "pages");
+    assert!(store.compact_revision() > expected.revision, "compaction went on");
+    let task = physical.get().unwrap().lock().unwrap().take().unwrap();
+    let removed = tokio::time::timeout(Duration::from_secs(60), task).await;
+    removed.expect("removal goes on behind the snapshot").unwrap().unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let (path, target) = (folder.path().join("s.db"), folder.path().join("restored.db"));
+    snapshot.save(&path).unwrap();
+    Archive::open(&path, false).unwrap().restore(&target, false).unwrap();
+    let restored = Store::open(StoreOptions::sqlite(target)).await.unwrap();
+    assert_eq!(restored.hash(Revision(0)).await.unwrap(), expected);
+    restored.close().await.unwrap();
+    // A hash is not overtaken either.
+    store.hash(Revision(0)).await.unwrap();
 }
 
 #[tokio::test]

@@ -137,11 +137,11 @@ impl Writer {
     }
 
     fn has_work(&self) -> bool {
-        self.untidy
-            || self.behind
-            || !self.defragment_waiters.is_empty()
-            || !self.compaction_waiters.is_empty()
-            || self.shared.index.read().has_garbage()
+        if self.untidy || self.behind || !self.defragment_waiters.is_empty() {
+            return true;
+        }
+        let index = self.shared.index.read();
+        index.has_garbage() || (!self.compaction_waiters.is_empty() && !index.is_held_back())
     }
 
     fn timers(&mut self) {
@@ -419,7 +419,10 @@ impl Writer {
             self.log.reclaim(Reclaim::Busy)?;
             return Ok(());
         }
-        answer_all(self.compaction_waiters.drain(..), &Ok(()));
+        // Whoever holds garbage back wakes this thread at the end.
+        if !self.shared.index.read().is_held_back() {
+            answer_all(self.compaction_waiters.drain(..), &Ok(()));
+        }
         let how = if self.defragment_waiters.is_empty() { how } else { Reclaim::Full };
         let more = self.log.reclaim(how)?;
         if how != Reclaim::Busy {

@@ -115,6 +115,15 @@ pub(crate) enum Turn {
     Lost,
 }
 
+/// The state of a shared log that a reader holds.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// The newest record.
+    pub(crate) head: RecordId,
+    pub(crate) compacted: Revision,
+    pub(crate) leases: Vec<LeaseRow>,
+}
+
 /// The engine did not do it; the text says why.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
@@ -189,6 +198,15 @@ pub(crate) trait LogReader: Send {
 
     /// The log's size.
     fn size(&mut self) -> Result<LogSize, LogError>;
+
+    /// Makes all reads up to [`LogReader::let_go`] see one state of a shared log, whatever this store knows of it and
+    /// others do meanwhile. `None` if the log is this process's own: there a [`crate::pin::Pin`] is enough.
+    fn hold(&mut self) -> Result<Option<Held>, LogError> {
+        Ok(None)
+    }
+
+    /// Ends [`LogReader::hold`].
+    fn let_go(&mut self) {}
 
     /// The newest record of a shared log, read afresh; `None` if the log is this process's own.
     fn head(&mut self) -> Result<Option<RecordId>, LogError> {

@@ -1,17 +1,20 @@
 //! Takes a snapshot of a store in use.
 //!
-//! Revision and compact revision are fixed first; then the log is read in pages beside the writer,
-//! as a watcher does that fell behind. If compaction moves on meanwhile, records may be missing:
-//! then it begins again.
+//! Revision and compact revision are fixed first; then the log is read in pages beside the writer. Nothing that
+//! belongs to the snapshot goes away before the end, however long that takes and whatever is compacted meanwhile:
+//! a pin keeps the store from removing it, and where other stores compact the log too, it is read in one
+//! transaction, twice: once to learn which records can be seen.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
 use ring::digest;
 
 use super::SnapshotSummary;
@@ -21,8 +24,10 @@ use super::layout::{
 };
 use crate::bolt::BoltWriter;
 use crate::error::{Error, Result};
-use crate::limits::{LOG_PAGE_BYTES, LOG_PAGE_RECORDS, SNAPSHOT_ATTEMPTS, SNAPSHOT_CHUNK_BYTES};
-use crate::log::{LeaseRow, LogReader};
+use crate::index::Index;
+use crate::limits::{LOG_PAGE_BYTES, LOG_PAGE_RECORDS, SNAPSHOT_CHUNK_BYTES};
+use crate::log::{Held, LeaseRow, LogReader, Record};
+use crate::pin::Pin;
 use crate::revision::{RecordId, Revision};
 use crate::store::{Shared, Store};
 use crate::writer::unix_now_ms;
@@ -102,21 +107,82 @@ struct Point {
     compacted: Revision,
     leases: BTreeMap<i64, LeaseRow>,
     now_unix_ms: i64,
+    kept: Kept,
+}
+
+/// Who knows which records can be seen.
+enum Kept {
+    /// The store, which removes none of them until then.
+    Pinned(Pin),
+    /// An index of what the reader holds.
+    Held(Box<Index>),
 }
 
 impl Point {
-    /// A lease granted or ended in this moment may show or not; one that keys refer to must show.
-    fn of(shared: &Shared) -> Point {
+    fn of(shared: &Arc<Shared>, reader: &mut dyn LogReader) -> io::Result<Point> {
         let now_unix_ms = unix_now_ms();
+        if let Some(Held { head, compacted, leases }) = reader.hold().map_err(io::Error::other)? {
+            let kept = Kept::Held(Box::new(index_of(reader, head, compacted)?));
+            let leases = leases.into_iter().map(|row| (row.id, row)).collect();
+            return Ok(Point { revision: head.revision(), compacted, leases, now_unix_ms, kept });
+        }
+        let pin = Pin::new(shared);
+        // A lease granted or ended in this moment may show or not; one that keys refer to must show.
         let rows = || shared.lessor.lock().rows(Instant::now(), now_unix_ms);
         let before = rows();
-        let (revision, compacted) = {
-            let index = shared.index.read();
-            (index.revision(), index.compacted())
-        };
+        let revision = shared.index.read().revision();
         let leases = before.into_iter().chain(rows()).map(|row| (row.id, row)).collect();
-        Point { revision, compacted, leases, now_unix_ms }
+        Ok(Point { revision, compacted: pin.compacted(), leases, now_unix_ms, kept: Kept::Pinned(pin) })
     }
+
+    /// Those of `page` that belong to the snapshot, and how many of them are what their keys are at its revision.
+    fn choose<'p>(&self, shared: &Shared, page: &'p [Record]) -> io::Result<(Vec<&'p Record>, u64)> {
+        let choose = |index: &Index| {
+            let within = |record: &&Record| record.id.revision() <= self.revision;
+            let kept: Vec<_> = page.iter().filter(within).filter(|r| index.keeps(r, self.compacted)).collect();
+            let is_current = |record: &Record| record.value.is_some() && index.is_current(record, self.revision);
+            let current = kept.iter().filter(|record| is_current(record)).count();
+            (kept, current as u64)
+        };
+        Ok(match &self.kept {
+            Kept::Held(index) => choose(index),
+            Kept::Pinned(pin) => {
+                pin.check().map_err(io::Error::other)?;
+                choose(&shared.index.read())
+            }
+        })
+    }
+}
+
+/// Calls `visit` with every page up to a revision.
+fn pages(
+    reader: &mut dyn LogReader,
+    until: Revision,
+    visit: &mut dyn FnMut(Vec<Record>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut from = RecordId::default();
+    while from.revision() <= until {
+        let page = reader.records(from, LOG_PAGE_RECORDS, LOG_PAGE_BYTES).map_err(io::Error::other)?;
+        let Some(last) = page.last() else { break };
+        from = last.id.next();
+        visit(page)?;
+    }
+    Ok(())
+}
+
+/// What the reader holds, without values.
+fn index_of(reader: &mut dyn LogReader, head: RecordId, compacted: Revision) -> io::Result<Index> {
+    let mut index = Index::new();
+    pages(reader, head.revision(), &mut |page| {
+        for record in page {
+            // The page's buffer holds the values too; the key should not keep it alive.
+            let key = Bytes::copy_from_slice(&record.key);
+            index.apply(&Record { key, value: record.value.map(|_| Bytes::new()), ..record });
+        }
+        Ok(())
+    })?;
+    index.set_compacted(compacted);
+    Ok(index)
 }
 
 impl Store {
@@ -127,22 +193,16 @@ impl Store {
         let read = move |reader: &mut dyn LogReader| {
             // Held until the work ends, also if the caller goes away.
             let _turn = turn;
-            for _ in 0..SNAPSHOT_ATTEMPTS {
-                match take(&shared, reader) {
-                    Ok(Some(snapshot)) => return Ok(Ok(snapshot)),
-                    Ok(None) => {}
-                    Err(error) => return Ok(Err(Error::Snapshot(error.to_string()))),
-                }
-            }
-            Ok(Err(Error::Snapshot("compaction kept overtaking it; try again".into())))
+            let taken = take(&shared, reader);
+            reader.let_go();
+            Ok(taken.map_err(|error| Error::Snapshot(error.to_string())))
         };
         self.shared().read_log(read).await?
     }
 }
 
-/// `None` if compaction overtook it.
-fn take(shared: &Shared, reader: &mut dyn LogReader) -> io::Result<Option<Snapshot>> {
-    let point = Point::of(shared);
+fn take(shared: &Arc<Shared>, reader: &mut dyn LogReader) -> io::Result<Snapshot> {
+    let point = Point::of(shared, reader)?;
     let mut summary = SnapshotSummary {
         revision: point.revision,
         compact_revision: point.compacted,
@@ -152,28 +212,14 @@ fn take(shared: &Shared, reader: &mut dyn LogReader) -> io::Result<Option<Snapsh
     let file = nameless(&shared.scratch)?;
     let mut bolt = BoltWriter::new(BufWriter::with_capacity(SNAPSHOT_CHUNK_BYTES, file))?;
     let mut records = bolt.bucket(KEY)?;
-    let mut from = RecordId::default();
-    let until = RecordId::first_of(point.revision.next());
-    while from < until {
-        let page =
-            reader.records(from, LOG_PAGE_RECORDS, LOG_PAGE_BYTES).map_err(|e| io::Error::other(e.to_string()))?;
-        let Some(last) = page.last() else { break };
-        from = last.id.next();
-        let index = shared.index.read();
-        if index.compacted() != point.compacted {
-            return Ok(None);
-        }
-        let kept: Vec<_> = page.iter().filter(|r| r.id < until && index.keeps(r, point.compacted)).collect();
-        let current =
-            |record: &&&crate::log::Record| record.value.is_some() && index.is_current(record, point.revision);
-        summary.keys += kept.iter().filter(current).count() as u64;
-        drop(index);
+    pages(reader, point.revision, &mut |page| {
+        let (kept, current) = point.choose(shared, &page)?;
+        summary.keys += current;
         summary.records += kept.len() as u64;
-        kept.into_iter().try_for_each(|record| records.put(&record_key(record), &record_value(record)))?;
-    }
+        kept.into_iter().try_for_each(|record| records.put(&record_key(record), &record_value(record)))
+    })?;
     records.end()?;
-    let snapshot = finish(bolt, summary, point.leases.values(), point.now_unix_ms)?;
-    Ok(Some(snapshot))
+    finish(bolt, summary, point.leases.values(), point.now_unix_ms)
 }
 
 /// Everything behind the records, which `summary` counts.

@@ -493,7 +493,7 @@ impl Log for SqlLog {
 }
 
 /// Head, and the server's time, from the first two answers.
-fn looked(answers: &[Vec<Row>]) -> Result<(Option<Head>, i64), SqlError> {
+pub(super) fn looked(answers: &[Vec<Row>]) -> Result<(Option<Head>, i64), SqlError> {
     let [head, clock, ..] = answers else { return Err(SqlError::garbled("no head")) };
     Ok((statements::head(head)?, statements::single(clock)?))
 }
@@ -504,6 +504,6 @@ pub(super) fn sizes(rows: &[Row]) -> Result<LogSize, SqlError> {
     Ok(LogSize { allocated: bytes(0)?, in_use: bytes(1)? })
 }
 
-fn owned(texts: &[&str]) -> Vec<String> {
+pub(super) fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }

@@ -277,6 +277,55 @@ async fn a_store_left_behind_by_compaction_loads_anew(url: &str) {
     assert_eq!(a.hash(Revision(0)).await.unwrap(), b.hash(Revision(0)).await.unwrap());
 }
 
+/// Snapshots of one store hold one history, whatever the other one compacts and removes meanwhile.
+async fn snapshots_are_not_overtaken_by_another_server(url: &str) {
+    const GROUPS: usize = 15;
+    let (a, b) = (open(url).await, open(url).await);
+    // All keys of a group change together; all groups together take several pages.
+    let write = |store: Store, group: usize, value: usize| async move {
+        let ops = (0..limits::TXN_OPS_MAX).map(|i| Op::Put(put(&format!("{group:02}/{i:03}"), &value.to_string())));
+        store.txn(ops.fold(Txn::new(), Txn::then)).await.unwrap().revision
+    };
+    for group in 0..GROUPS {
+        write(b.clone(), group, 0).await;
+    }
+    let (done, mut finished) = tokio::sync::oneshot::channel::<()>();
+    let compacting = tokio::spawn(async move {
+        let mut rounds = 0;
+        while finished.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+            rounds += 1;
+            let revision = write(b.clone(), rounds % GROUPS, rounds).await;
+            // The other store has often not seen this yet, and has to load everything anew then.
+            b.compact(revision, true).await.unwrap();
+        }
+        b.close().await.unwrap();
+        rounds
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (path, target) = (folder.path().join("snapshot"), folder.path().join("restored"));
+    let mut points = Vec::new();
+    for _ in 0..3 {
+        let snapshot = a.snapshot().await.unwrap();
+        snapshot.save(&path).unwrap();
+        let (summary, _) = Archive::open(&path, false).unwrap().restore(&target, true).unwrap();
+        let restored = Store::open(StoreOptions::sqlite(&target)).await.unwrap();
+        let all = restored.range(RangeRequest::new(KeyRange::all())).await.unwrap();
+        assert_eq!((all.count, summary.keys as usize), (GROUPS * limits::TXN_OPS_MAX, all.count));
+        for group in all.kvs.chunks(limits::TXN_OPS_MAX) {
+            assert!(group.iter().all(|kv| (&kv.value, kv.mod_revision) == (&group[0].value, group[0].mod_revision)));
+        }
+        assert_eq!(restored.compact_revision(), summary.compact_revision);
+        restored.close().await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        points.push(summary.compact_revision);
+    }
+    done.send(()).unwrap();
+    let rounds = timeout(PATIENCE, compacting).await.unwrap().unwrap();
+    assert!(rounds > 0 && points.is_sorted(), "{points:?}");
+    assert!(*points.last().unwrap() > Revision(0), "there were compactions meanwhile");
+    a.close().await.unwrap();
+}
+
 /// Connections that end again and again, at any moment of a write, lose and double nothing.
 async fn cut_connections_lose_and_double_nothing(url: &str) {
     let gate = Gate::to(port(url)).await;
@@ -347,6 +396,7 @@ on_both! {
     leases_are_known_everywhere_and_end_once,
     the_alarm_is_raised_for_all,
     a_store_left_behind_by_compaction_loads_anew,
+    snapshots_are_not_overtaken_by_another_server,
     cut_connections_lose_and_double_nothing,
 }
 

@@ -187,41 +187,48 @@ async fn a_damaged_or_cut_snapshot_is_refused_by_name_and_nothing_is_restored() 
 async fn snapshots_are_consistent_while_writes_and_compactions_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(StoreOptions::sqlite(folder.path().join("s.db"))).await.unwrap();
+    let (done, mut finished) = tokio::sync::oneshot::channel::<()>();
     let writer = tokio::spawn({
         let store = store.clone();
         async move {
             // Both keys always change together.
-            for i in 0..3000_u32 {
-                let value = vec![b'x'; 400 + i as usize % 7];
+            for i in 0_usize.. {
+                let value = vec![b'x'; 40 + i % 7];
                 let pair = ["/a", "/b"].map(|key| Op::Put(PutRequest::new(key, value.clone())));
                 let txn = pair.into_iter().fold(Txn::new(), Txn::then);
                 let revision = store.txn(txn).await.unwrap().revision;
-                if i % 500 == 499 {
-                    store.compact(Revision(revision.0 - 50), false).await.unwrap();
+                if i % 50 == 49 {
+                    store.compact(Revision(revision.0 - 20), false).await.unwrap();
+                }
+                if finished.try_recv() != Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+                    return;
                 }
             }
         }
     });
-    let mut taken = 0;
-    while !writer.is_finished() || taken == 0 {
-        let path = folder.path().join(format!("snapshot-{taken}"));
-        store.snapshot().await.unwrap().save(&path).unwrap();
-        let target = folder.path().join(format!("restored-{taken}"));
-        let (summary, _) = Archive::open(&path, false).unwrap().restore(&target, false).unwrap();
-        let restored = Store::open(StoreOptions::sqlite(target)).await.unwrap();
-        assert_eq!(restored.current_revision(), summary.revision);
+    for _ in 0..5 {
+        let restored = restored_from(&store, folder.path()).await;
         let value = |key: &[u8]| restored.get(key).map(|kv| (kv.value, kv.mod_revision, kv.version));
         assert_eq!(value(b"/a"), value(b"/b"));
-        let history = restored.hash(Revision(0)).await.unwrap();
-        assert_eq!(history.compact_revision, summary.compact_revision);
         restored.close().await.unwrap();
-        taken += 1;
     }
+    done.send(()).unwrap();
     writer.await.unwrap();
-    let (before, path) = (store.hash(Revision(0)).await.unwrap(), folder.path().join("last"));
-    store.snapshot().await.unwrap().save(&path).unwrap();
-    let target = folder.path().join("restored-last");
-    Archive::open(&path, false).unwrap().restore(&target, false).unwrap();
-    let restored = Store::open(StoreOptions::sqlite(target)).await.unwrap();
+    let restored = restored_from(&store, folder.path()).await;
+    let before = store.hash(Revision(0)).await.unwrap();
     assert_eq!(restored.hash(Revision(0)).await.unwrap(), before, "the whole history is the same");
+}
+
+/// A store over a snapshot of another one, in files that take the place of those before.
+async fn restored_from(store: &Store, folder: &Path) -> Store {
+    let (path, target) = (folder.join("snapshot"), folder.join("restored"));
+    store.snapshot().await.unwrap().save(&path).unwrap();
+    let (summary, aside) = Archive::open(&path, false).unwrap().restore(&target, true).unwrap();
+    for file in aside.into_iter().chain([path]) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let restored = Store::open(StoreOptions::sqlite(target)).await.unwrap();
+    assert_eq!(restored.current_revision(), summary.revision);
+    assert_eq!(restored.compact_revision(), summary.compact_revision);
+    restored
 }

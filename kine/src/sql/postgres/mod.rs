@@ -29,7 +29,11 @@ static DIALECT: Dialect = Dialect {
     table_options: "",
     lock_schema: (&["BEGIN", "SELECT pg_advisory_xact_lock(7308324466019)"], &["COMMIT"]),
     begin: &["BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"],
-    begin_snapshot: &["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"],
+    // It locks nothing; whoever reads it may write elsewhere in between.
+    begin_snapshot: &[
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        "SET LOCAL idle_in_transaction_session_timeout = '10min'",
+    ],
     lazily: Some("SET LOCAL synchronous_commit = off"),
     clock: "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
     size: "SELECT pg_total_relation_size('skiff_log'), pg_total_relation_size('skiff_log')",
