@@ -1,4 +1,5 @@
-//! Texts for `Warning` headers, collected while a request is worked on.
+//! What is noted while a request is worked on: texts for `Warning` headers, and
+//! annotations of its event in the audit log.
 
 use http::{HeaderValue, header::HeaderName};
 use parking_lot::Mutex;
@@ -9,9 +10,15 @@ const WARNINGS_MAX: usize = 128;
 /// Bytes of all texts of one response; what does not fit is dropped.
 const WARNING_BYTES_MAX: usize = 4096;
 
+/// Annotations of one request; more are dropped.
+const ANNOTATIONS_MAX: usize = 128;
+
+/// Annotations of an audit event: keys and values.
+pub type Annotations = Vec<(String, String)>;
+
 /// The warnings of one request, each only once.
 #[derive(Default)]
-pub struct Warnings(Mutex<Vec<String>>);
+pub struct Warnings(Mutex<Vec<String>>, Mutex<Annotations>);
 
 impl Warnings {
     pub fn add(&self, text: impl Into<String>) {
@@ -26,6 +33,19 @@ impl Warnings {
         for text in texts {
             self.add(text);
         }
+    }
+
+    /// Notes an annotation; of one key the first value stays.
+    pub fn annotate(&self, key: String, value: String) {
+        let mut all = self.1.lock();
+        if all.len() < ANNOTATIONS_MAX && all.iter().all(|(have, _)| *have != key) {
+            all.push((key, value));
+        }
+    }
+
+    /// The annotations noted so far.
+    pub fn take_annotations(&self) -> Annotations {
+        std::mem::take(&mut *self.1.lock())
     }
 
     /// Puts the texts into headers: code 299, no agent, quoted text.

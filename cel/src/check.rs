@@ -453,19 +453,35 @@ impl Checker<'_> {
     }
 
     fn structure(&mut self, name: &str, fields: &[(Arc<str>, Id, bool)], at: usize) -> Type {
-        for (_, id, _) in fields {
-            self.check(*id);
-        }
         let known = name == "JSONPatch" || name == "Object" || name.starts_with("Object.");
-        if !self.env.mutation || !known {
+        let declared = self.env.mutation && known;
+        for (field, id, optional) in fields {
+            let ty = self.check(*id);
+            if declared && name == "JSONPatch" {
+                self.operation_field(field, &ty, *optional, at);
+            }
+        }
+        if !declared {
             return self.issue(at, undeclared(name));
         }
-        if name == "JSONPatch"
-            && let Some((field, ..)) = fields.iter().find(|(f, ..)| !["op", "path", "from", "value"].contains(&&**f))
-        {
-            return self.issue(at, format!("undefined field '{field}'"));
-        }
         Type::Object(Arc::new(crate::types::ObjectType { name: name.to_owned(), fields: Default::default() }))
+    }
+
+    /// A field of `JSONPatch{...}`: all but the value are texts.
+    fn operation_field(&mut self, field: &str, ty: &Type, optional: bool, at: usize) {
+        let wanted = match field {
+            "op" | "path" | "from" => Type::String,
+            "value" => return,
+            _ => {
+                self.issue(at, format!("undefined field '{field}'"));
+                return;
+            }
+        };
+        let wanted = if optional { Type::optional(wanted) } else { wanted };
+        if !self.bindings.assign(&wanted, ty) {
+            let (wanted, ty) = (self.shown(&wanted), self.shown(ty));
+            self.issue(at, format!("expected type of field '{field}' is '{wanted}' but provided type is '{ty}'"));
+        }
     }
 
     fn fold(&mut self, fold: &Fold, at: usize) -> Type {

@@ -451,8 +451,14 @@ fn no_such_key(name: &str) -> Fault {
     Fault::new(format!("no such key: {name}"))
 }
 
-/// `Object.spec` may only stand in the field `spec` of `Object`.
+/// `Object.spec` may only stand in the field `spec` of `Object`, by itself or in a list.
 fn check_type_name(name: &str, field: &str, value: &Value<'_>) -> Result<(), Fault> {
+    if let Value::List(List::Owned(items)) = value {
+        return items.iter().try_for_each(|item| match item {
+            Value::List(_) => Ok(()),
+            item => check_type_name(name, field, item),
+        });
+    }
     let Value::Map(Map::Owned(entries)) = value else { return Ok(()) };
     let Some(have) = entries.type_name.as_deref() else { return Ok(()) };
     let want = format!("{name}.{field}");

@@ -372,5 +372,8 @@ fn objects_are_made_for_mutations() {
         Ok(json!([{"op": "add", "path": "/metadata/labels/a~1b", "value": "c"}]))
     );
     assert!(make("Object{spec: Object.status{a: 1}}").unwrap_err().contains("unexpected type name"));
+    assert!(make("Object{spec: [Object.status{a: 1}]}").unwrap_err().contains("unexpected type name"));
+    let operation = make("[JSONPatch{op: 1, path: '/a'}]").unwrap_err();
+    assert!(operation.contains("expected type of field 'op' is 'string' but provided type is 'int'"), "{operation}");
     assert!(make("Other{a: 1}").unwrap_err().contains("undeclared reference to 'Other'"));
 }

@@ -1,6 +1,6 @@
 //! JSON patch (RFC 6902) with the limits that keep one request from exhausting the server.
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::{Patch, PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
 use super::PatchError;
@@ -28,8 +28,10 @@ pub fn apply(mut target: Value, patch: &[u8]) -> Result<Value, PatchError> {
                 )));
             }
         }
-        json_patch::patch(&mut target, std::slice::from_ref(&operation))
-            .map_err(|error| PatchError::Unprocessable(error.to_string()))?;
+        json_patch::patch(&mut target, std::slice::from_ref(&operation)).map_err(|error| match error.kind {
+            PatchErrorKind::TestFailed => PatchError::TestFailed(error.to_string()),
+            _ => PatchError::Unprocessable(error.to_string()),
+        })?;
     }
     Ok(target)
 }
@@ -55,7 +57,7 @@ mod tests {
     #[test]
     fn failures_tell_bad_patches_from_bad_targets() {
         let failed_test = json!([{"op": "test", "path": "/a", "value": 2}]);
-        assert!(matches!(run(json!({"a": 1}), failed_test), Err(PatchError::Unprocessable(_))));
+        assert!(matches!(run(json!({"a": 1}), failed_test), Err(PatchError::TestFailed(_))));
         let missing = json!([{"op": "remove", "path": "/x"}]);
         assert!(matches!(run(json!({}), missing), Err(PatchError::Unprocessable(_))));
         assert!(matches!(run(json!({}), json!([{"op": "explode", "path": "/x"}])), Err(PatchError::Malformed(_))));

@@ -25,9 +25,12 @@ pub enum PatchError {
     /// The patch itself is not well formed: 400.
     #[error("{0}")]
     Malformed(String),
-    /// The patch does not fit this object, for example a failed test: 422.
+    /// The patch does not fit this object: 422.
     #[error("{0}")]
     Unprocessable(String),
+    /// A `test` of the patch does not hold: 422.
+    #[error("{0}")]
+    TestFailed(String),
     /// Too many operations or too much copying: 413.
     #[error("{0}")]
     TooLarge(String),
@@ -39,7 +42,7 @@ impl From<PatchError> for Status {
             PatchError::Malformed(message) => Status::bad_request(message),
             PatchError::TooLarge(message) => Status::failure(Reason::RequestEntityTooLarge, message),
             // Upstream keeps what went wrong to itself: every client sees this one sentence.
-            PatchError::Unprocessable(_) => {
+            PatchError::Unprocessable(_) | PatchError::TestFailed(_) => {
                 let text = "the server rejected our request due to an error in our request";
                 Status { details: Some(Details::default()), ..Status::failure(Reason::Invalid, text) }
             }

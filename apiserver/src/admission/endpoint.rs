@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use skiff_api::{GroupVersionKind, GroupVersionResource, Status};
 
-use super::{AdmissionOperation, AdmissionRequest};
+use super::{AdmissionOperation, AdmissionRequest, Reinvocation, mutate, validate};
 use crate::registry::EndpointRequest;
 
 /// Runs both passes over the body of an endpoint's request and returns what
@@ -29,14 +29,12 @@ pub async fn admit(
         user: request.context.user,
         dry_run: request.context.dry_run,
         snapshot: request.context.snapshot,
+        home: None,
         warnings: Vec::new(),
+        annotations: Vec::new(),
+        reinvocation: Reinvocation::default(),
     };
-    let plugins = || request.store.admission.iter().filter(|plugin| plugin.handles(AdmissionOperation::Create));
-    for plugin in plugins() {
-        plugin.mutate(&mut admission).await?;
-    }
-    for plugin in plugins() {
-        plugin.validate(&mut admission).await?;
-    }
+    mutate(&request.store.admission, &mut admission).await?;
+    validate(&request.store.admission, &mut admission).await?;
     Ok(admission.object.unwrap_or_default())
 }

@@ -25,7 +25,8 @@ use std::sync::Arc;
 use super::{
     Admission,
     dynamic::{
-        policies::ValidatingPolicies,
+        mutating::MutatingPolicies,
+        validating::ValidatingPolicies,
         webhooks::{MutatingWebhooks, ValidatingWebhooks},
     },
 };
@@ -33,9 +34,8 @@ use crate::registry::Dependencies;
 
 /// Every plugin that is on by default.
 ///
-/// Webhooks see what the built-in plugins made of the object, and quota is
-/// charged last, for what is really stored. Policies that mutate belong in
-/// front of the mutating webhooks.
+/// Policies and webhooks see what the built-in plugins made of the object, and
+/// quota is charged last, for what is really stored.
 pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
     let (authorizer, webhooks) = (&dependencies.authorizer, &dependencies.webhooks);
     vec![
@@ -57,6 +57,7 @@ pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_ingress_class::DefaultIngressClass),
         Arc::new(pod_topology_labels::PodTopologyLabels),
+        Arc::new(MutatingPolicies::new(Arc::clone(authorizer), Arc::clone(&dependencies.resources))),
         Arc::new(MutatingWebhooks::new(webhooks.clone(), Arc::clone(authorizer))),
         Arc::new(ValidatingPolicies::new(Arc::clone(authorizer), Arc::clone(&dependencies.resources))),
         Arc::new(ValidatingWebhooks::new(webhooks.clone(), Arc::clone(authorizer))),

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use skiff_api::{GroupResource, GroupVersionKind, GroupVersionResource, Object, Revision, Status};
+use skiff_api::{GroupResource, GroupVersionKind, GroupVersionResource, Object, ResourceRegistry, Revision, Status};
 use skiff_client::{Snapshot, StoreWriter, store};
 
-use super::{Admission, AdmissionOperation, AdmissionRequest};
+use super::{Admission, AdmissionOperation, AdmissionRequest, Reinvocation};
 use crate::authn::UserInfo;
 
 /// Caches of a test.
@@ -90,7 +90,7 @@ impl Case {
             case: self,
             operation,
             gvr: GroupVersionResource::new(group, "v1", resource),
-            gvk: GroupVersionKind::new(group, "v1", "Thing"),
+            gvk: kind_of(group, resource),
             subresource: "",
             namespace,
             name,
@@ -98,6 +98,12 @@ impl Case {
             old,
         }
     }
+}
+
+/// The kind of a built-in resource.
+fn kind_of(group: &'static str, resource: &str) -> GroupVersionKind {
+    let row = ResourceRegistry::builtin().lookup(group, "v1", resource);
+    row.map_or_else(|| GroupVersionKind::new(group, "v1", "Thing"), |row| row.gvk())
 }
 
 /// One request ready to be shown to a plugin.
@@ -133,7 +139,10 @@ impl Bench<'_> {
             user: &self.case.user,
             dry_run: false,
             snapshot: &self.case.snapshot,
+            home: None,
             warnings: Vec::new(),
+            annotations: Vec::new(),
+            reinvocation: Reinvocation::default(),
         }
     }
 

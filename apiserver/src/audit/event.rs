@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::policy::Level;
-use crate::{authn::UserInfo, body::Body, request_info::RequestInfo, serve::ConnectionInfo};
+use crate::{authn::UserInfo, body::Body, request_info::RequestInfo, serve::ConnectionInfo, warnings::Annotations};
 
 /// What is known of a request so far.
 pub struct Record {
@@ -16,6 +16,8 @@ pub struct Record {
     /// The Status of a failure.
     pub failure: Option<Value>,
     pub code: Option<u16>,
+    /// What admission noted.
+    pub annotations: Annotations,
 }
 
 impl Record {
@@ -49,6 +51,7 @@ impl Record {
             response_object: None,
             failure: None,
             code: None,
+            annotations: Annotations::new(),
         }
     }
 
@@ -72,6 +75,9 @@ impl Record {
             let decision = if self.code == Some(403) { "forbid" } else { "allow" };
             event["annotations"] =
                 json!({"authorization.k8s.io/decision": decision, "authorization.k8s.io/reason": ""});
+            for (key, value) in &self.annotations {
+                event["annotations"][key] = value.as_str().into();
+            }
         }
         let time = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
         event["requestReceivedTimestamp"] = time(self.received).into();

@@ -24,6 +24,7 @@ use crate::{
     limits,
     request_info::RequestInfo,
     serve::ConnectionInfo,
+    warnings::Annotations,
 };
 
 use event::Record;
@@ -114,6 +115,7 @@ impl AuditLog {
     pub(crate) async fn finish(&self, mut started: Started, response: Response<Body>, streams: bool) -> Response<Body> {
         let record = &mut started.record;
         record.code = Some(response.status().as_u16());
+        record.annotations = response.extensions().get::<Annotations>().cloned().unwrap_or_default();
         if streams && response.status().is_success() {
             if !started.decision.omits("ResponseStarted") {
                 self.write(started.record.event("ResponseStarted", Timestamp::now())).await;

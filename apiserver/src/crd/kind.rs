@@ -139,7 +139,14 @@ impl CustomKind {
 
     /// An object as it is to be stored.
     pub async fn to_storage(&self, object: Value) -> Result<Value, Status> {
-        let Some(row) = &self.storage else { return Ok(object) };
+        match &self.storage {
+            Some(row) => self.in_version(row, object).await,
+            None => Ok(object),
+        }
+    }
+
+    /// An object in the version of a row, without any further change.
+    pub async fn in_version(&self, row: &Resource, object: Value) -> Result<Value, Status> {
         let mut converted = self.convert(vec![object], &row.api_version()).await?;
         converted.pop().ok_or_else(|| Status::internal("conversion gave no object"))
     }

@@ -12,7 +12,7 @@ use super::{
     store::{Change, Store, Transformation, WriteRequest, Written},
 };
 use crate::{
-    admission::{AdmissionOperation, AdmissionRequest},
+    admission::{self, AdmissionOperation, AdmissionRequest, Home, Reinvocation},
     options::DeleteOptions,
 };
 
@@ -110,7 +110,8 @@ impl Remove<'_> {
 
     async fn admit(&self, value: &Value) -> Result<(), Status> {
         let options = self.options.object();
-        let (gvr, gvk) = (self.request.row.gvr(), self.request.row.gvk());
+        let working = self.store.storage_row(self.request.row);
+        let (gvr, gvk) = (self.request.row.gvr(), working.gvk());
         let mut request = AdmissionRequest {
             operation: AdmissionOperation::Delete,
             resource: &gvr,
@@ -124,16 +125,14 @@ impl Remove<'_> {
             user: self.request.user,
             dry_run: self.request.options.dry_run,
             snapshot: self.store.caches.snapshot(),
+            home: Some(Home { store: self.store, asked: self.request.row, working: &working }),
             warnings: Vec::new(),
+            annotations: Vec::new(),
+            reinvocation: Reinvocation::default(),
         };
-        let plugins = || self.store.admission.iter().filter(|plugin| plugin.handles(AdmissionOperation::Delete));
-        for plugin in plugins() {
-            plugin.mutate(&mut request).await?;
-        }
-        for plugin in plugins() {
-            plugin.validate(&mut request).await?;
-        }
-        self.request.warnings.extend(request.warnings);
+        admission::mutate(&self.store.admission, &mut request).await?;
+        admission::validate(&self.store.admission, &mut request).await?;
+        request.report(self.request.warnings);
         Ok(())
     }
 

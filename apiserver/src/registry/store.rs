@@ -17,6 +17,7 @@ use crate::{
     admission::Admission,
     authn::UserInfo,
     caches::{self, Caches},
+    conversion,
     crd::CustomKind,
     limits,
     options::WriteOptions,
@@ -163,6 +164,14 @@ impl Store {
         match self.custom(row) {
             Some(kind) => kind.to_storage(object).await,
             None => Ok(object),
+        }
+    }
+
+    /// An object of a write in the version of another row of its resource.
+    pub(crate) async fn in_version(&self, row: &Resource, object: Value) -> Result<Value, Status> {
+        match self.custom(row) {
+            Some(kind) => kind.in_version(row, object).await,
+            None => Ok(conversion::to_row(object, row)),
         }
     }
 

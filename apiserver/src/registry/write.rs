@@ -15,10 +15,9 @@ use super::{
     store::{Change, Store, Transformation, WriteRequest, Written},
 };
 use crate::{
-    admission::{AdmissionOperation, AdmissionRequest},
+    admission::{self, AdmissionOperation, AdmissionRequest, Home, Reinvocation},
     conversion, limits, managed,
     storage::keys,
-    wire,
 };
 
 /// Upstream's text of a lost race; clients match on the reason.
@@ -409,7 +408,10 @@ impl Write<'_> {
             user: self.request.user,
             dry_run: self.request.options.dry_run,
             snapshot: self.store.caches.snapshot(),
+            home: Some(Home { store: self.store, asked: self.request.row, working: &self.storage_row }),
             warnings: Vec::new(),
+            annotations: Vec::new(),
+            reinvocation: Reinvocation::default(),
         }
     }
 
@@ -421,19 +423,12 @@ impl Write<'_> {
         let before = object.clone();
         let mut request = self.admission_request(operation, old, &options, &gvr, &gvk);
         request.object = Some(object);
-        for plugin in self.store.admission.iter().filter(|plugin| plugin.handles(operation)) {
-            plugin.mutate(&mut request).await?;
+        admission::mutate(&self.store.admission, &mut request).await?;
+        request.report(self.request.warnings);
+        if request.object.as_ref() != Some(&before) {
+            request.settle();
         }
-        self.request.warnings.extend(std::mem::take(&mut request.warnings));
-        let mut object = request.object.unwrap_or_default();
-        if object != before {
-            if let Some(root) = &self.storage_row.schema {
-                wire::settle(root, &mut object);
-            }
-            let op = old.map_or(Operation::Create, |old| self.operation(old));
-            self.strategy.default(op, &mut object);
-        }
-        Ok(object)
+        Ok(request.object.unwrap_or_default())
     }
 
     async fn admit_validated(&mut self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
@@ -443,16 +438,14 @@ impl Write<'_> {
         let (gvr, gvk) = (self.request.row.gvr(), self.storage_row.gvk());
         let mut request = self.admission_request(operation, old, &options, &gvr, &gvk);
         request.object = Some(object.clone());
-        for plugin in self.store.admission.iter().filter(|plugin| plugin.handles(operation)) {
-            plugin.validate(&mut request).await?;
-        }
-        self.request.warnings.extend(std::mem::take(&mut request.warnings));
+        admission::validate(&self.store.admission, &mut request).await?;
+        request.report(self.request.warnings);
         Ok(())
     }
 }
 
 /// The operation of a write below an existing object.
-fn operation<'o>(subresource: &str, old: &'o Value) -> Operation<'o> {
+pub(crate) fn operation<'o>(subresource: &str, old: &'o Value) -> Operation<'o> {
     match subresource {
         "" => Operation::Update { old },
         "status" => Operation::Status { old },

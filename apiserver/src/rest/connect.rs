@@ -9,7 +9,7 @@ use skiff_api::{GroupVersionKind, Status};
 
 use super::Call;
 use crate::{
-    admission::{AdmissionOperation, AdmissionRequest},
+    admission::{self, AdmissionOperation, AdmissionRequest, Reinvocation},
     body::{Body, BodyError},
     metrics::LongRunning,
     options::Query,
@@ -75,15 +75,13 @@ async fn admit(call: &Call<'_>) -> Result<(), Status> {
         user: call.user,
         dry_run: false,
         snapshot: call.store.caches.snapshot(),
+        home: None,
         warnings: Vec::new(),
+        annotations: Vec::new(),
+        reinvocation: Reinvocation::default(),
     };
-    let plugins = || call.store.admission.iter().filter(|plugin| plugin.handles(AdmissionOperation::Connect));
-    for plugin in plugins() {
-        plugin.mutate(&mut request).await?;
-    }
-    for plugin in plugins() {
-        plugin.validate(&mut request).await?;
-    }
-    call.warnings.extend(request.warnings);
+    admission::mutate(&call.store.admission, &mut request).await?;
+    admission::validate(&call.store.admission, &mut request).await?;
+    request.report(&call.warnings);
     Ok(())
 }

@@ -197,6 +197,11 @@ pub(crate) async fn serve(mut call: Call<'_>, request: Request<Body>) -> Respons
         }
     };
     call.warnings.write(response.headers_mut());
+    let annotations = call.warnings.take_annotations();
+    if !annotations.is_empty() {
+        // For the audit log.
+        response.extensions_mut().insert(annotations);
+    }
     response
 }
 

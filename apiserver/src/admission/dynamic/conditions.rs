@@ -9,19 +9,24 @@ use super::input;
 
 static ENV: LazyLock<Env> = LazyLock::new(input::env);
 
-/// Compiles an expression whose result must be of a type; the error is a text for users.
-pub(super) fn compile_to(expression: &str, env: &Env, wanted: Option<Type>) -> Result<Program, String> {
+/// Compiles an expression whose result must be of one of the types (of any, when there are none), and not only
+/// possibly so; the error is a text for users.
+pub(super) fn compile_to(expression: &str, env: &Env, wanted: &[Type]) -> Result<Program, String> {
     let program = Program::compile(expression, env).map_err(|issues| format!("compilation failed: {issues}"))?;
-    match wanted {
-        Some(wanted) if *program.result_type() != wanted && *program.result_type() != Type::Dyn => {
-            Err(format!("must evaluate to {}", if wanted == Type::Bool { "bool" } else { "string" }))
-        }
-        _ => Ok(program),
+    let got = program.result_type();
+    if wanted.is_empty() || wanted.contains(got) {
+        return Ok(program);
     }
+    let shown = |ty: &Type| if *ty == Type::Null { ty.name().to_owned() } else { ty.to_string() };
+    let names: Vec<String> = wanted.iter().map(shown).collect();
+    Err(match names.as_slice() {
+        [name] => format!("must evaluate to {name} but got {}", shown(got)),
+        names => format!("must evaluate to one of [{}] but got {}", names.join(" "), shown(got)),
+    })
 }
 
 fn compile(expression: &str, env: &Env) -> Result<Program, String> {
-    compile_to(expression, env, Some(Type::Bool))
+    compile_to(expression, env, &[Type::Bool])
 }
 
 fn env(has_params: bool) -> Env {
@@ -128,7 +133,8 @@ mod tests {
         assert_eq!(error, "expression 'object.nothing == 1' resulted in error: no such key: nothing");
         assert!(check("... [] bad expression", false).unwrap_err().starts_with("compilation failed: ERROR: "));
         assert!(check("request.nothing == 1", false).unwrap_err().contains("undefined field 'nothing'"));
-        assert_eq!(check("1", false).unwrap_err(), "must evaluate to bool");
+        assert_eq!(check("1", false).unwrap_err(), "must evaluate to bool but got int");
+        assert_eq!(check("object.x", false).unwrap_err(), "must evaluate to bool but got dyn");
         assert!(check("params.x == 1", false).is_err() && check("params.x == 1", true).is_ok());
     }
 }

@@ -47,8 +47,16 @@ pub fn describe(request: &AdmissionRequest<'_>) -> Value {
     let (gvk, gvr) = (request.kind, request.resource);
     let kind = json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind});
     let resource = json!({"group": gvr.group, "version": gvr.version, "resource": gvr.resource});
-    let mut described = json!({"kind": kind, "resource": resource, "requestKind": kind, "requestResource": resource,
-        "operation": request.operation.as_str(), "userInfo": request.user, "dryRun": request.dry_run,
+    let (mut asked_kind, mut asked_resource) = (kind.clone(), resource.clone());
+    if let Some(home) = request.home {
+        if gvk.kind == home.asked.kind {
+            asked_kind = json!({"group": home.asked.group, "version": home.asked.version, "kind": home.asked.kind});
+        }
+        asked_resource["group"] = json!(home.asked.group);
+        asked_resource["version"] = json!(home.asked.version);
+    }
+    let mut described = json!({"kind": kind, "resource": resource, "requestKind": asked_kind,
+        "requestResource": asked_resource, "operation": request.operation.as_str(), "userInfo": request.user, "dryRun": request.dry_run,
         "options": request.options});
     for (field, text) in [
         ("subResource", request.subresource),
@@ -89,6 +97,7 @@ impl Authorize for Asked {
             subresource: text(&ask.subresource),
             name: text(&ask.name),
             path: text(&ask.path),
+            ..Attributes::default()
         });
         match decision {
             Decision::Allow(reason) => Decided { allowed: true, reason, error: None },

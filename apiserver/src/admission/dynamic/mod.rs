@@ -9,8 +9,12 @@ pub(crate) mod conditions;
 pub(crate) mod expressions;
 mod input;
 mod matching;
-pub mod policies;
+pub mod mutating;
+mod policies;
 mod review;
+#[cfg(test)]
+mod testing;
+pub mod validating;
 pub mod webhooks;
 
 use std::sync::Arc;

@@ -1,33 +1,33 @@
-//! ValidatingAdmissionPolicy: expressions that requests must satisfy.
+//! What validating and mutating policies share: which policies, bindings and
+//! parameters a request meets.
 //!
-//! A policy says what must hold; a binding says where it counts, with which
-//! parameters, and whether a violation refuses or only warns.
+//! A policy says what is to be done; a binding says where it counts, and with
+//! which parameters: the policy is evaluated once for each of them.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use serde_json::Value;
-use skiff_api::{Cause, GroupResource, Object, Reason, Resource, ResourceRegistry, Selector, Status};
+use skiff_api::{GroupResource, Object, Resource, ResourceRegistry, Selector};
 
 use super::{
     Compiled,
     conditions::Conditions,
-    expressions::{Decision, Expressions},
+    expressions::Expressions,
     input::Input,
-    matching::{Criteria, is_exempt},
+    matching::{Criteria, Match, is_exempt},
 };
-use crate::{
-    admission::{Admission, AdmissionRequest},
-    authz::Authorizer,
-};
+use crate::{admission::AdmissionRequest, authz::Authorizer};
 
-struct Policy {
-    name: String,
+/// A policy of either kind.
+pub(super) struct Policy {
+    pub name: String,
     criteria: Criteria,
     conditions: Conditions,
-    expressions: Expressions,
+    pub expressions: Expressions,
     /// `failurePolicy: Ignore`.
-    ignores_failures: bool,
+    pub ignores_failures: bool,
+    /// `reinvocationPolicy: IfNeeded`.
+    pub reinvoked: bool,
     /// `apiVersion` and `kind` of parameters.
     params: Option<(String, String)>,
 }
@@ -45,17 +45,32 @@ impl Policy {
             conditions: Conditions::of_policy(&spec["matchConditions"], params.is_some()),
             expressions: Expressions::new(spec),
             ignores_failures: spec["failurePolicy"] == "Ignore",
+            reinvoked: spec["reinvocationPolicy"] == "IfNeeded",
             params,
         }
     }
+
+    /// Whether the conditions hold.
+    pub fn is_meant(
+        &self,
+        input: &Input,
+        request: &AdmissionRequest<'_>,
+        params: Option<&Value>,
+    ) -> Result<bool, String> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        self.conditions.hold(&input.with_params(request, params))
+    }
 }
 
-struct PolicyBinding {
-    name: String,
+/// A binding of either kind.
+pub(super) struct PolicyBinding {
+    pub name: String,
     policy: String,
     criteria: Criteria,
-    denies: bool,
-    warns: bool,
+    /// Deny, Warn, Audit; of validating policies.
+    pub actions: Vec<String>,
     param_ref: Value,
 }
 
@@ -63,115 +78,102 @@ impl PolicyBinding {
     fn new(object: &Object) -> PolicyBinding {
         let binding = object.value().unwrap_or_default();
         let spec = &binding["spec"];
-        let acts = |action: &str| {
-            spec["validationActions"].as_array().is_some_and(|actions| actions.iter().any(|have| have == action))
-        };
+        let actions = spec["validationActions"].as_array().into_iter().flatten();
         PolicyBinding {
             name: object.meta.name.clone(),
             policy: spec["policyName"].as_str().unwrap_or_default().to_owned(),
             criteria: Criteria::of_match_resources(&spec["matchResources"]),
-            denies: acts("Deny"),
-            warns: acts("Warn"),
+            actions: actions.filter_map(Value::as_str).map(str::to_owned).collect(),
             param_ref: spec["paramRef"].clone(),
         }
     }
 }
 
-/// Evaluates the policies.
-pub struct ValidatingPolicies {
-    authorizer: Arc<dyn Authorizer>,
+/// A policy that a request meets, by one of its bindings and with one set of parameters.
+pub(super) struct Invocation {
+    pub policy: Arc<Policy>,
+    pub binding: Arc<PolicyBinding>,
+    pub params: Option<Value>,
+    pub matched: Match,
+}
+
+/// Why a policy or binding cannot be asked.
+pub(super) struct Misconfigured {
+    pub policy: Arc<Policy>,
+    pub binding: Option<Arc<PolicyBinding>>,
+    pub error: String,
+}
+
+impl Misconfigured {
+    pub fn message(&self) -> String {
+        let what = if self.binding.is_some() { "binding" } else { "policy" };
+        format!("failed to configure {what}: {}", self.error)
+    }
+}
+
+/// The policies of one kind.
+pub(super) struct Policies {
+    pub authorizer: Arc<dyn Authorizer>,
     resources: Arc<ResourceRegistry>,
     policies: Compiled<Policy>,
     bindings: Compiled<PolicyBinding>,
 }
 
-/// A refusal in the making: reason and message.
-type Refusal = (String, String);
-
-impl ValidatingPolicies {
-    pub fn new(authorizer: Arc<dyn Authorizer>, resources: Arc<ResourceRegistry>) -> ValidatingPolicies {
-        ValidatingPolicies {
-            authorizer,
-            resources,
-            policies: Compiled::new("validatingadmissionpolicies"),
-            bindings: Compiled::new("validatingadmissionpolicybindings"),
-        }
+impl Policies {
+    pub fn new(
+        authorizer: Arc<dyn Authorizer>,
+        resources: Arc<ResourceRegistry>,
+        policies: &'static str,
+        bindings: &'static str,
+    ) -> Policies {
+        Policies { authorizer, resources, policies: Compiled::new(policies), bindings: Compiled::new(bindings) }
     }
 
-    /// The first refusal of a policy's bindings.
-    fn judge(
-        &self,
-        policy: &Policy,
-        bindings: &[Arc<PolicyBinding>],
-        request: &mut AdmissionRequest<'_>,
-    ) -> Result<(), Refusal> {
-        let refuse = |binding: Option<&PolicyBinding>, reason: String, message: &str| {
-            let with = binding.map(|binding| format!(" with binding '{}'", binding.name)).unwrap_or_default();
-            (reason, format!("ValidatingAdmissionPolicy '{}'{with} denied request: {message}", policy.name))
-        };
-        let misconfigured = |binding: Option<&PolicyBinding>, error: &str| {
-            if policy.ignores_failures {
-                return Ok(());
-            }
-            let what = if binding.is_some() { "binding" } else { "policy" };
-            Err(refuse(binding, String::new(), &format!("failed to configure {what}: {error}")))
-        };
-        match policy.criteria.matches(request) {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            Err(status) => return misconfigured(None, &status.message),
+    /// What a request meets, in the order of names, and what stands in the way.
+    pub fn invocations(&self, request: &AdmissionRequest<'_>) -> (Vec<Invocation>, Vec<Misconfigured>) {
+        let (mut met, mut wrong) = (Vec::new(), Vec::new());
+        if is_exempt(request) {
+            return (met, wrong);
         }
-        let mut refusal = None;
-        for binding in bindings.iter().filter(|binding| binding.policy == policy.name) {
-            match binding.criteria.matches(request) {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(status) => {
-                    misconfigured(Some(binding), &status.message)?;
-                    continue;
-                }
+        let bindings = self.bindings.all(request.snapshot, PolicyBinding::new);
+        if bindings.is_empty() {
+            return (met, wrong);
+        }
+        for policy in self.policies.all(request.snapshot, Policy::new) {
+            let of_policy = |binding: &&Arc<PolicyBinding>| binding.policy == policy.name;
+            if !bindings.iter().any(|binding| of_policy(&binding)) {
+                continue;
             }
-            let params = match self.params(policy, binding, request) {
-                Ok(params) => params,
-                Err(error) => {
-                    misconfigured(Some(binding), &error)?;
+            let matched = match policy.criteria.matches(request) {
+                Ok(Match::No) => continue,
+                Ok(matched) => matched,
+                Err(status) => {
+                    wrong.push(Misconfigured { policy, binding: None, error: status.message });
                     continue;
                 }
             };
-            for params in &params {
-                for (reason, message) in self.decide(policy, params.as_ref(), request) {
-                    if binding.warns {
-                        request.warnings.push(format!(
-                            "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {message}",
-                            policy.name, binding.name
-                        ));
-                    }
-                    if binding.denies && refusal.is_none() {
-                        refusal = Some(refuse(Some(binding), reason, &message));
-                    }
+            for binding in bindings.iter().filter(of_policy) {
+                let params = match binding.criteria.matches(request) {
+                    Ok(Match::No) => continue,
+                    Ok(_) => self.params(&policy, binding, request),
+                    Err(status) => Err(status.message),
+                };
+                match params {
+                    Ok(params) => met.extend(params.into_iter().map(|params| Invocation {
+                        policy: Arc::clone(&policy),
+                        binding: Arc::clone(binding),
+                        params,
+                        matched: matched.clone(),
+                    })),
+                    Err(error) => wrong.push(Misconfigured {
+                        policy: Arc::clone(&policy),
+                        binding: Some(Arc::clone(binding)),
+                        error,
+                    }),
                 }
             }
         }
-        refusal.map_or(Ok(()), Err)
-    }
-
-    /// Violations, with the failure policy applied.
-    fn decide(&self, policy: &Policy, params: Option<&Value>, request: &AdmissionRequest<'_>) -> Vec<Refusal> {
-        let input = Input::new(request, &self.authorizer);
-        let decisions = match policy.conditions.hold(&input.with_params(request, params)) {
-            Ok(false) => return Vec::new(),
-            Ok(true) => {
-                let namespace = namespace(request);
-                policy.expressions.decide(&input, request, namespace.as_ref(), params)
-            }
-            Err(error) => vec![Decision::Error(error)],
-        };
-        let counted = decisions.into_iter().filter_map(|decision| match decision {
-            Decision::Deny { reason, message } => Some((reason, message)),
-            Decision::Error(_) if policy.ignores_failures => None,
-            Decision::Error(error) => Some((String::new(), error)),
-        });
-        counted.collect()
+        (met, wrong)
     }
 
     /// The parameters a policy is evaluated with: once for each.
@@ -212,6 +214,7 @@ impl ValidatingPolicies {
             let selector = Selector::from_value(Some(&reference["selector"])).map_err(|error| error.to_string())?;
             let all = store.list(row.namespaced.then_some(namespace));
             found.extend(all.into_iter().filter(|object| selector.matches(&object.meta.labels)));
+            found.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));
         }
         if found.is_empty() && reference["parameterNotFoundAction"] != "Allow" {
             return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
@@ -227,116 +230,8 @@ impl ValidatingPolicies {
 }
 
 /// The namespace a request is in.
-fn namespace(request: &AdmissionRequest<'_>) -> Option<Value> {
+pub(super) fn namespace(request: &AdmissionRequest<'_>) -> Option<Value> {
     let store = request.snapshot.store(&GroupResource::new("", "namespaces"))?;
     let own = request.is("", "namespaces");
     (!own && !request.namespace.is_empty()).then(|| store.get("", request.namespace)?.value().ok())?
-}
-
-#[async_trait]
-impl Admission for ValidatingPolicies {
-    fn name(&self) -> &'static str {
-        "ValidatingAdmissionPolicy"
-    }
-
-    async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
-        if is_exempt(request) {
-            return Ok(());
-        }
-        let bindings = self.bindings.all(request.snapshot, PolicyBinding::new);
-        if bindings.is_empty() {
-            return Ok(());
-        }
-        for policy in self.policies.all(request.snapshot, Policy::new) {
-            if let Err((reason, message)) = self.judge(&policy, &bindings, request) {
-                let mut status = request.forbidden(&message);
-                status.reason = serde_json::from_value(Value::String(reason)).unwrap_or(Reason::Invalid);
-                if status.reason == Reason::Unknown {
-                    status.reason = Reason::Invalid;
-                }
-                status.code = status.reason.code();
-                let details = status.details.get_or_insert_default();
-                details.causes.push(Cause { message, ..Cause::default() });
-                return Err(status);
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::{admission::testing::Case, authz::Masters};
-
-    const GROUP: &str = "admissionregistration.k8s.io";
-
-    fn case(spec: Value, binding: Value) -> Case {
-        let mut spec = spec;
-        spec["matchConstraints"] = json!({"resourceRules": [{"operations": ["CREATE"], "apiGroups": [""],
-            "apiVersions": ["v1"], "resources": ["configmaps"]}]});
-        let mut bound = json!({"policyName": "p", "validationActions": ["Deny", "Warn"]});
-        for (name, value) in binding.as_object().into_iter().flatten() {
-            bound[name] = value.clone();
-        }
-        Case::new()
-            .with("", "namespaces", json!({"metadata": {"name": "ns", "labels": {"a": "b"}}}))
-            .with("", "configmaps", json!({"metadata": {"name": "limits", "namespace": "ns"}, "data": {"max": "3"}}))
-            .with(GROUP, "validatingadmissionpolicies", json!({"metadata": {"name": "p"}, "spec": spec}))
-            .with(GROUP, "validatingadmissionpolicybindings", json!({"metadata": {"name": "b"}, "spec": bound}))
-    }
-
-    async fn try_it(spec: Value, binding: Value) -> Result<Vec<String>, (u16, String)> {
-        let case = case(spec, binding);
-        let plugin = ValidatingPolicies::new(Arc::new(Masters), Arc::new(ResourceRegistry::builtin()));
-        let object = json!({"metadata": {"name": "x", "namespace": "ns"}, "data": {"n": "5"}});
-        let tried = case.create("", "configmaps", "ns", object).validate(&plugin).await;
-        tried.map_err(|status| (status.code, status.message))
-    }
-
-    #[tokio::test]
-    async fn what_does_not_hold_is_refused() {
-        let spec = json!({"variables": [{"name": "n", "expression": "int(object.data.n)"},
-            {"name": "twice", "expression": "variables.n * 2"}, {"name": "bad", "expression": "object.nothing"}],
-            "validations": [{"expression": "variables.twice <= 9",
-                "messageExpression": "'twice is ' + string(variables.twice)", "reason": "Forbidden"}]});
-        let refused = "configmaps \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: ";
-        assert_eq!(try_it(spec.clone(), json!({})).await, Err((403, format!("{refused}twice is 10"))));
-        let warned = try_it(spec.clone(), json!({"validationActions": ["Warn"]})).await.unwrap();
-        let text = "Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': twice is 10";
-        assert_eq!(warned, [text]);
-        let nowhere = json!({"matchResources": {"namespaceSelector": {"matchLabels": {"a": "c"}}}});
-        assert_eq!(try_it(spec, nowhere).await, Ok(vec![]));
-        let holds = json!({"validations": [{"expression": "namespaceObject.metadata.labels.a == 'b'"}]});
-        assert_eq!(try_it(holds, json!({})).await, Ok(vec![]));
-    }
-
-    #[tokio::test]
-    async fn errors_are_the_failure_policys_to_judge() {
-        let spec = json!({"variables": [{"name": "bad", "expression": "object.nothing"}],
-            "validations": [{"expression": "variables.bad == 1"}]});
-        let (code, message) = try_it(spec.clone(), json!({})).await.unwrap_err();
-        assert!(code == 422 && message.contains("composited variable \"bad\" fails to evaluate"), "{code} {message}");
-        let mut ignoring = spec;
-        ignoring["failurePolicy"] = json!("Ignore");
-        assert_eq!(try_it(ignoring, json!({})).await, Ok(vec![]));
-    }
-
-    #[tokio::test]
-    async fn parameters_are_found() {
-        let spec = json!({"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
-            "validations": [{"expression": "int(object.data.n) <= int(params.data.max)"}]});
-        let found = json!({"paramRef": {"name": "limits", "parameterNotFoundAction": "Deny"}});
-        let (code, message) = try_it(spec.clone(), found).await.unwrap_err();
-        assert!(code == 422 && message.contains("failed expression: int(object.data.n)"), "{code} {message}");
-        let missing = |action: &str| json!({"paramRef": {"name": "none", "parameterNotFoundAction": action}});
-        assert_eq!(try_it(spec.clone(), missing("Allow")).await, Ok(vec![]));
-        let (_, message) = try_it(spec, missing("Deny")).await.unwrap_err();
-        assert!(
-            message.ends_with("no params found for policy binding with `Deny` parameterNotFoundAction"),
-            "{message}"
-        );
-    }
 }

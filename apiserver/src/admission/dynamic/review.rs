@@ -31,7 +31,8 @@ pub struct Answer {
     pub allowed: bool,
     /// JSON patch; empty for none.
     pub patch: Vec<u8>,
-    pub warnings: Vec<String>,
+    warnings: Vec<String>,
+    annotations: Vec<(String, String)>,
     status: Value,
 }
 
@@ -70,12 +71,23 @@ impl Answer {
         }
         let patch = BASE64.decode(patch).map_err(|error| format!("response.patch: {error}"))?;
         let warnings = response["warnings"].as_array().into_iter().flatten();
+        let annotations = response["auditAnnotations"].as_object().into_iter().flatten();
         Ok(Answer {
             allowed: response["allowed"] == true,
             patch,
             warnings: warnings.filter_map(Value::as_str).map(str::to_owned).collect(),
+            annotations: annotations
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .collect(),
             status: response["status"].clone(),
         })
+    }
+
+    /// Passes on warnings and annotations; the keys of annotations get the name of the webhook.
+    pub fn report(self, webhook: &str, request: &mut AdmissionRequest<'_>) {
+        request.warnings.extend(self.warnings);
+        let annotations = self.annotations.into_iter();
+        request.annotations.extend(annotations.map(|(key, value)| (format!("{webhook}/{key}"), value)));
     }
 
     /// The refusal a client sees.

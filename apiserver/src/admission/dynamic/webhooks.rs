@@ -1,9 +1,10 @@
 //! MutatingAdmissionWebhook and ValidatingAdmissionWebhook.
 //!
 //! Mutating webhooks are asked one after the other in the order of their
-//! configurations' names; those that want it (`reinvocationPolicy: IfNeeded`)
-//! once more when a later one changed the object. Validating webhooks are asked
-//! at the same time. What happens when one cannot be asked is its failure
+//! configurations' names; when one changes the object, all mutating admission
+//! runs once more, and with it those webhooks that want it (`reinvocationPolicy:
+//! IfNeeded`). A webhook is asked about the version of the resource that its
+//! rules name. Validating webhooks are asked at the same time. What happens when one cannot be asked is its failure
 //! policy's to say; an answer that refuses always refuses.
 
 use std::{sync::Arc, time::Duration};
@@ -18,7 +19,7 @@ use super::{
     Compiled,
     conditions::Conditions,
     input::Input,
-    matching::{Criteria, is_exempt},
+    matching::{Criteria, Form, Match, adopt, is_exempt},
     review::{self, Answer},
 };
 use crate::{
@@ -91,18 +92,21 @@ impl Dispatcher {
         all.iter().flat_map(|hooks| hooks.iter().cloned()).collect()
     }
 
-    fn is_wanted(&self, hook: &Hook, request: &AdmissionRequest<'_>) -> Result<bool, Status> {
-        if !hook.criteria.matches(request)? {
-            return Ok(false);
+    /// Whether a webhook is to be asked, and about which version.
+    async fn wanted(&self, hook: &Hook, request: &AdmissionRequest<'_>) -> Result<Match, Status> {
+        let matched = hook.criteria.matches(request)?;
+        if hook.conditions.is_empty() || matches!(matched, Match::No) {
+            return Ok(matched);
         }
-        if hook.conditions.is_empty() {
-            return Ok(true);
-        }
-        let input = Input::new(request, &self.authorizer);
-        let bindings = input.bindings(request);
-        match hook.conditions.hold(&bindings) {
-            Ok(holds) => Ok(holds),
-            Err(_) if hook.ignores_failures => Ok(false),
+        let form = Form::of(request, &matched).await?;
+        let converted = form.as_ref().map(|form| form.request(request));
+        let seen = converted.as_ref().unwrap_or(request);
+        let input = Input::new(seen, &self.authorizer);
+        let holds = hook.conditions.hold(&input.bindings(seen));
+        match holds {
+            Ok(true) => Ok(matched),
+            Ok(false) => Ok(Match::No),
+            Err(_) if hook.ignores_failures => Ok(Match::No),
             Err(error) => Err(request.forbidden(error)),
         }
     }
@@ -150,22 +154,27 @@ impl MutatingWebhooks {
     }
 
     /// Asks one webhook; true when it changed the object.
-    async fn apply(&self, hook: &Hook, request: &mut AdmissionRequest<'_>) -> Result<bool, Status> {
-        let Some(answer) = self.0.allowed(hook, request).await? else { return Ok(false) };
-        request.warnings.extend(answer.warnings);
-        if answer.patch.is_empty() {
-            return Ok(false);
-        }
-        let Some(before) = &request.object else {
-            return Err(Status::internal(format!(
-                "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
-                hook.name
-            )));
+    async fn apply(&self, hook: &Hook, matched: &Match, request: &mut AdmissionRequest<'_>) -> Result<bool, Status> {
+        let form = Form::of(request, matched).await?;
+        let converted = form.as_ref().map(|form| form.request(request));
+        let seen = converted.as_ref().unwrap_or(request);
+        let Some(answer) = self.0.allowed(hook, seen).await? else { return Ok(false) };
+        let patched = match (answer.patch.is_empty(), &seen.object) {
+            (true, _) => None,
+            (false, Some(before)) => Some(json_patch::apply(before.clone(), &answer.patch).map_err(Status::internal)?),
+            (false, None) => {
+                return Err(Status::internal(format!(
+                    "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+                    hook.name
+                )));
+            }
         };
-        let after = json_patch::apply(before.clone(), &answer.patch).map_err(Status::internal)?;
-        let changed = after != *before;
-        request.object = Some(after);
-        Ok(changed)
+        drop(converted);
+        answer.report(&hook.name, request);
+        let Some(patched) = patched else { return Ok(false) };
+        let before = request.object.clone();
+        adopt(request, matched, patched).await?;
+        Ok(request.object != before)
     }
 }
 
@@ -177,25 +186,27 @@ impl Admission for MutatingWebhooks {
 
     async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
         let hooks = self.0.hooks(request);
-        // Webhooks that want to know when a later one changes the object.
-        let mut again: Vec<(usize, &Hook)> = Vec::new();
-        let mut last_change = None;
+        let again = request.reinvocation.again;
+        request.reinvocation.webhooks.enter(again, request.object.as_ref());
         for (place, hook) in hooks.iter().enumerate() {
-            if !self.0.is_wanted(hook, request)? {
+            // Names may stand twice, in two configurations.
+            let key = format!("{place} {}", hook.name);
+            if !request.reinvocation.webhooks.is_due(again, &key) {
                 continue;
             }
+            let matched = self.0.wanted(hook, request).await?;
+            if matches!(matched, Match::No) {
+                continue;
+            }
+            if self.apply(hook, &matched, request).await? {
+                request.reinvocation.webhooks.changed();
+                request.reinvocation.wanted = true;
+            }
             if hook.reinvoked {
-                again.push((place, hook));
-            }
-            if self.apply(hook, request).await? {
-                last_change = Some(place);
+                request.reinvocation.webhooks.saw(key);
             }
         }
-        for (place, hook) in again {
-            if last_change > Some(place) && self.0.is_wanted(hook, request)? && self.apply(hook, request).await? {
-                last_change = Some(hooks.len());
-            }
-        }
+        request.reinvocation.webhooks.leave(request.object.as_ref());
         Ok(())
     }
 }
@@ -219,14 +230,19 @@ impl Admission for ValidatingWebhooks {
     async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
         let mut wanted = Vec::new();
         for hook in self.0.hooks(request) {
-            if self.0.is_wanted(&hook, request)? {
-                wanted.push(hook);
+            let matched = self.0.wanted(&hook, request).await?;
+            if !matches!(matched, Match::No) {
+                wanted.push((Form::of(request, &matched).await?, hook));
             }
         }
-        let answers = join_all(wanted.iter().map(|hook| self.0.allowed(hook, request))).await;
-        for answer in answers {
+        let asked = wanted.iter().map(async |(form, hook)| match form {
+            Some(form) => self.0.allowed(hook, &form.request(request)).await,
+            None => self.0.allowed(hook, request).await,
+        });
+        let answers = join_all(asked).await;
+        for ((_, hook), answer) in wanted.iter().zip(answers) {
             if let Some(answer) = answer? {
-                request.warnings.extend(answer.warnings);
+                answer.report(&hook.name, request);
             }
         }
         Ok(())
