@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission,
+    admission::dynamic::type_check,
     aggregation::Aggregator,
     audit::AuditLog,
     authn::{
@@ -229,6 +230,7 @@ impl ApiServer {
             Arc::clone(caches).run(stop.clone()),
             caches.compact(stop.clone()),
             self.0.custom.run(stop.clone()),
+            type_check::run(&self.0.store, stop.clone()),
             self.0.aggregator.run(aggregator),
             self.0.resource_metrics.run(stop.clone()),
             flow::run(&self.0.flow, flow_control, caches.snapshot().clone(), flow_stop),

@@ -42,9 +42,8 @@ use crate::{
     authn::UserInfo,
     options::{DeleteOptions, WriteOptions},
     registry::{
-        Custom, meta,
+        Custom, meta, own_user,
         store::{Store, WriteRequest},
-        write::Edited,
     },
     warnings::Warnings,
     webhook::Webhooks,
@@ -112,12 +111,7 @@ pub(crate) struct CustomResources {
 
 impl CustomResources {
     pub fn new(store: Arc<Store>, webhooks: Webhooks) -> CustomResources {
-        CustomResources {
-            store,
-            webhooks,
-            user: UserInfo::new("system:apiserver", &["system:masters"]),
-            ready: watch::Sender::new(false),
-        }
+        CustomResources { store, webhooks, user: own_user(), ready: watch::Sender::new(false) }
     }
 
     /// Waits until the definitions known at start are served.
@@ -333,27 +327,7 @@ impl CustomResources {
         subresource: &str,
         change: &(dyn Fn(&mut Value) + Send + Sync),
     ) -> Result<(), Status> {
-        let row = self.store.resources.lookup(&DEFINITIONS.group, "v1", &DEFINITIONS.resource);
-        let row = row.ok_or_else(Status::no_route)?;
-        let options = WriteOptions { field_manager: "kube-apiserver".to_owned(), ..WriteOptions::default() };
-        let warnings = Warnings::default();
-        let request = WriteRequest {
-            row: &row,
-            subresource,
-            namespace: "",
-            name: meta::text(definition, "name"),
-            user: &self.user,
-            options: &options,
-            warnings: &warnings,
-        };
-        let edit = |old: Option<&Value>| {
-            let mut object = old.cloned().ok_or_else(Status::no_route)?;
-            change(&mut object);
-            Ok(Edited { object, applied: false })
-        };
-        match self.store.update(&request, &edit).await {
-            Err(status) if !status.is(skiff_api::Reason::NotFound) => Err(status),
-            _ => Ok(()),
-        }
+        let name = meta::text(definition, "name");
+        self.store.edit_own(&DEFINITIONS, name, subresource, "kube-apiserver", change).await
     }
 }

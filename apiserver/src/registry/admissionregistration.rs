@@ -380,7 +380,7 @@ fn mutations(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
             }
             Some(given) => must_say(errors, &path.child(own), given, "expression"),
         }
-        if let Some(given) = field(mutation, other) {
+        if field(mutation, other).is_some() {
             errors.invalid(
                 &path.child(other),
                 format!("{{{other}}}").as_str(),

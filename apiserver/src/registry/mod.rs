@@ -20,6 +20,7 @@ pub mod meta;
 pub mod names;
 pub mod networking;
 pub mod node_and_aggregation;
+mod own;
 pub mod pod_certificate_request;
 pub mod policy;
 pub mod rbac;
@@ -42,6 +43,7 @@ use skiff_api::GroupResource;
 use skiff_client::Snapshot;
 
 pub use endpoint::{Endpoint, EndpointRequest, EndpointResponse, View};
+pub(crate) use own::own_user;
 pub use strategy::{Allocation, DefaultStrategy, Operation, RequestContext, Strategy};
 
 use crate::{

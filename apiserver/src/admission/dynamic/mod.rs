@@ -14,6 +14,7 @@ mod policies;
 mod review;
 #[cfg(test)]
 mod testing;
+pub(crate) mod type_check;
 pub mod validating;
 pub mod webhooks;
 

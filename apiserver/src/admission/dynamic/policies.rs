@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use skiff_api::{GroupResource, Object, Resource, ResourceRegistry, Selector};
+use skiff_api::{GroupResource, GroupVersionKind, Object, ResourceRegistry, Selector};
 
 use super::{
     Compiled,
@@ -188,7 +188,7 @@ impl Policies {
         if reference.is_null() {
             return Ok(vec![None]);
         }
-        let row = self.row(api_version, kind);
+        let row = self.resources.by_kind(&GroupVersionKind::parse(api_version, kind));
         let row = row
             .ok_or_else(|| format!("failed to find resource referenced by paramKind: '{api_version}, Kind={kind}'"))?;
         let named = reference["namespace"].as_str().unwrap_or_default();
@@ -220,12 +220,6 @@ impl Policies {
             return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
         }
         found.iter().map(|object| object.value().map(Some).map_err(|error| error.to_string())).collect()
-    }
-
-    fn row(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let table = self.resources.table();
-        table.rows().iter().find(|row| row.group == group && row.version == version && row.kind == kind).cloned()
     }
 }
 
