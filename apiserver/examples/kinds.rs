@@ -1,14 +1,16 @@
 //! The table of built-in kinds and what each still lacks: `cargo xtask kinds`.
 
-use std::sync::Arc;
+#[path = "setup/config.rs"]
+mod config;
 
-use base64::Engine;
 use skiff_api::Resource;
-use skiff_apiserver::{ApiServer, Config, MemoryBackend, TokenIssuer, VersionInfo, registry::Registry};
+use skiff_apiserver::{ApiServer, MemoryBackend, registry::Registry};
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let server = server()?;
+async fn main() -> Result<(), config::Error> {
+    // Never run: only its registry is looked at.
+    let config = config::config(MemoryBackend::default())?;
+    let server = ApiServer::new(config, tokio_util::sync::CancellationToken::new())?;
     let registry = server.registry();
     println!("{:<58} {:<26} {:<9} {:<34} LACKS", "KIND", "SUBRESOURCES", "COLUMNS", "SELECTABLE FIELDS");
     let mut complete = 0;
@@ -55,29 +57,4 @@ fn lacks(row: &Resource, registry: &Registry) -> Vec<&'static str> {
 
 fn cut(text: &str, len: usize) -> String {
     if text.len() <= len { text.to_owned() } else { format!("{}..", &text[..len - 2]) }
-}
-
-/// A server that is never run; only its registry is looked at.
-fn server() -> Result<ApiServer, Box<dyn std::error::Error>> {
-    let random = ring::rand::SystemRandom::new();
-    let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).map_err(|_| "generate key")?;
-    let key = base64::engine::general_purpose::STANDARD.encode(key.as_ref());
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{key}\n-----END PRIVATE KEY-----\n");
-    let config = Config {
-        backend: Arc::new(MemoryBackend::default()),
-        client_ca: Vec::new(),
-        request_header_ca: Vec::new(),
-        request_header_names: Vec::new(),
-        anonymous: false,
-        tokens: Vec::new(),
-        token_issuer: Arc::new(TokenIssuer::new("https://kubernetes.default.svc", Vec::new(), &pem, &[])?),
-        service_cidrs: vec!["10.43.0.0/16".parse()?],
-        node_ports: 30000..=32767,
-        server_address: "127.0.0.1:6443".to_owned(),
-        version: VersionInfo::default(),
-        proxy: None,
-        health_checks: Vec::new(),
-    };
-    Ok(ApiServer::new(config, tokio_util::sync::CancellationToken::new())?)
 }

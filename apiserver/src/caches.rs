@@ -17,7 +17,10 @@ use futures_util::StreamExt;
 use parking_lot::RwLock;
 use skiff_api::{GroupResource, Object, Revision, Status};
 use skiff_client::Snapshot;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -57,6 +60,37 @@ pub struct Caches {
     compacted: AtomicU64,
     requests: mpsc::Sender<Add>,
     inbox: parking_lot::Mutex<Option<mpsc::Receiver<Add>>>,
+}
+
+/// Caches whose watchers are to be woken, with when. At most one entry per cache.
+#[derive(Default)]
+struct Wakes(Vec<(Instant, Arc<WatchCache>)>);
+
+impl Wakes {
+    fn add(&mut self, cache: Arc<WatchCache>) {
+        if !self.0.iter().any(|(_, have)| Arc::ptr_eq(have, &cache)) {
+            self.0.push((Instant::now(), cache));
+        }
+    }
+
+    /// Wakes the watchers for whom it is time.
+    fn run(&mut self) {
+        self.0.retain_mut(|(due, cache)| match cache.wake() {
+            Some(later) => {
+                *due = later;
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// Waits until it is time for somebody; for ever when nobody waits.
+    async fn ripen(&self) {
+        match self.0.iter().map(|(due, _)| *due).min() {
+            Some(first) => tokio::time::sleep_until(first).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Caches {
@@ -178,8 +212,9 @@ impl Caches {
         let Some(mut inbox) = self.inbox.lock().take() else { return };
         let work = async {
             let mut lost = false;
+            let mut wakes = Wakes::default();
             loop {
-                let Err(error) = self.follow(&mut inbox, lost).await else { continue };
+                let Err(error) = self.follow(&mut inbox, &mut wakes, lost).await else { continue };
                 // Without its history a watch cannot resume: everything is read again.
                 lost = matches!(error, StorageError::Compacted | StorageError::Future);
                 tracing::warn!(component = "watch-cache", %error, "watch of the store broke, opening it again");
@@ -196,7 +231,12 @@ impl Caches {
     }
 
     /// Loads what is not loaded, then follows the store until the watch breaks.
-    async fn follow(&self, inbox: &mut mpsc::Receiver<Add>, lost: bool) -> Result<(), StorageError> {
+    async fn follow(
+        &self,
+        inbox: &mut mpsc::Receiver<Add>,
+        wakes: &mut Wakes,
+        lost: bool,
+    ) -> Result<(), StorageError> {
         let after = match self.revision() {
             Revision::ZERO => self.load_all().await?,
             _ if lost => self.load_all().await?,
@@ -208,10 +248,11 @@ impl Caches {
             tokio::select! {
                 biased;
                 message = stream.next() => match message {
-                    Some(Ok(message)) => self.take_in(message, &by_prefix),
+                    Some(Ok(message)) => self.take_in(message, &by_prefix, wakes),
                     Some(Err(error)) => return Err(error),
                     None => return Err(StorageError::Unavailable("watch ended".to_owned())),
                 },
+                () = wakes.ripen() => wakes.run(),
                 Some(add) = inbox.recv() => {
                     let result = self.load_one(add.resource).await;
                     by_prefix = self.by_prefix();
@@ -225,13 +266,17 @@ impl Caches {
         self.by_resource.read().values().map(|cache| (cache.prefix.clone(), cache.resource.clone())).collect()
     }
 
-    fn take_in(&self, message: WatchMessage, by_prefix: &HashMap<String, GroupResource>) {
+    fn take_in(&self, message: WatchMessage, by_prefix: &HashMap<String, GroupResource>, wakes: &mut Wakes) {
         let revision = match message {
             WatchMessage::Progress(revision) => revision,
             WatchMessage::Changes(changes) => {
                 for change in &changes {
-                    self.apply(change, by_prefix);
+                    let Some(cache) = self.of(change, by_prefix) else { continue };
+                    cache.apply(change);
+                    wakes.add(cache);
                 }
+                // A stream that never pauses delays nobody.
+                wakes.run();
                 changes.last().map_or(Revision::ZERO, |change| change.revision)
             }
         };
@@ -244,11 +289,9 @@ impl Caches {
         self.progress.send_replace(revision);
     }
 
-    fn apply(&self, change: &Change, by_prefix: &HashMap<String, GroupResource>) {
-        let resource = storage::prefix_of(&change.key).and_then(|prefix| by_prefix.get(prefix));
-        if let Some(cache) = resource.and_then(|resource| self.get(resource)) {
-            cache.apply(change);
-        }
+    /// The cache that a change belongs to.
+    fn of(&self, change: &Change, by_prefix: &HashMap<String, GroupResource>) -> Option<Arc<WatchCache>> {
+        storage::prefix_of(&change.key).and_then(|prefix| by_prefix.get(prefix)).and_then(|resource| self.get(resource))
     }
 
     async fn load_all(&self) -> Result<Revision, StorageError> {

@@ -1,11 +1,11 @@
 //! Indexes of the watch caches, for lookups that would otherwise walk a store.
 
-use serde_json::Value;
+use serde::Deserialize;
 use skiff_api::{GroupResource, Object};
 use skiff_client::store::Index;
 
 /// Pods by `spec.nodeName`.
-pub const PODS_BY_NODE: Index = Index { name: "pod-node", values: |object| pointer(object, "/spec/nodeName") };
+pub const PODS_BY_NODE: Index = Index { name: "pod-node", values: node_name };
 
 /// Endpoint slices by the service they belong to, as `namespace/name`.
 pub const SLICES_BY_SERVICE: Index = Index {
@@ -25,10 +25,34 @@ pub fn of(resource: &GroupResource) -> &'static [Index] {
     }
 }
 
-fn pointer(object: &Object, path: &str) -> Vec<String> {
-    let Ok(value) = serde_json::from_slice::<Value>(object.json()) else { return Vec::new() };
-    match value.pointer(path).and_then(Value::as_str) {
-        Some(text) if !text.is_empty() => vec![text.to_owned()],
-        _ => Vec::new(),
+/// Reads nothing of the pod but the one field.
+fn node_name(pod: &Object) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Pod {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        node_name: Option<String>,
+    }
+    let node = serde_json::from_slice::<Pod>(pod.json()).ok().and_then(|pod| pod.spec.node_name);
+    node.into_iter().filter(|node| !node.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_indexed_by_its_node_once_it_has_one() {
+        let node = |spec: serde_json::Value| {
+            let pod = serde_json::json!({"metadata": {"name": "p"}, "spec": spec});
+            node_name(&Object::from_value(&pod).unwrap())
+        };
+        assert_eq!(node(serde_json::json!({"nodeName": "a", "containers": []})), ["a"]);
+        for unbound in [serde_json::json!({}), serde_json::json!({"nodeName": ""}), serde_json::json!({"nodeName": null})] {
+            assert!(node(unbound).is_empty());
+        }
     }
 }

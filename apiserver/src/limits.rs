@@ -24,6 +24,13 @@ pub const RING_BYTES_STALE: usize = 1 << 20;
 pub const RING_FRESH: Duration = Duration::from_secs(75);
 /// Events of a ring kept whatever their size.
 pub const RING_EVENTS_MIN: usize = 100;
+/// Watchers of a resource are woken for a change at once, then not again for so long per watcher, so that
+/// waking them takes a bounded part of the time; changes meanwhile are sent together.
+pub const WAKE_PAUSE_PER_WATCHER: Duration = Duration::from_micros(10);
+/// The pause however many watchers there are.
+pub const WAKE_PAUSE_MAX: Duration = Duration::from_millis(20);
+/// A shorter pause is none: timers are no finer.
+pub const WAKE_PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Bytes handed to a connection in one frame of a list or watch.
 pub const FRAME_BYTES: usize = 32 << 10;
 /// Time a reader waits for the caches to catch up with the store. More: 504.

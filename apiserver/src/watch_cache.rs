@@ -9,6 +9,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -173,6 +174,15 @@ pub struct WatchCache {
     ring: Mutex<Ring>,
     /// Number behind the last event; wakes watchers.
     end: watch::Sender<u64>,
+    /// When watchers were woken last.
+    woken: Mutex<Option<Instant>>,
+}
+
+/// How long watchers are left alone after they were woken.
+fn pause(watchers: usize) -> Duration {
+    let watchers = u32::try_from(watchers).unwrap_or(u32::MAX);
+    let pause = limits::WAKE_PAUSE_PER_WATCHER.saturating_mul(watchers).min(limits::WAKE_PAUSE_MAX);
+    if pause < limits::WAKE_PAUSE_MIN { Duration::ZERO } else { pause }
 }
 
 impl WatchCache {
@@ -186,6 +196,7 @@ impl WatchCache {
             store,
             ring: Mutex::new(ring),
             end: watch::Sender::new(0),
+            woken: Mutex::default(),
         }
     }
 
@@ -257,8 +268,9 @@ impl WatchCache {
         self.end.send_replace(ring.end());
     }
 
-    /// Takes in one change. An undecodable value is reported and the object
-    /// treated as absent, because nothing can be done with it.
+    /// Takes in one change; [`WatchCache::wake`] tells the watchers. An
+    /// undecodable value is reported and the object treated as absent, because
+    /// nothing can be done with it.
     pub(crate) fn apply(&self, change: &Change) {
         let mut ring = self.ring.lock();
         // Already part of what was loaded (or nothing is loaded yet).
@@ -295,7 +307,19 @@ impl WatchCache {
             seen: Instant::now(),
             left: OnceLock::new(),
         });
-        self.end.send_replace(ring.end());
+    }
+
+    /// Wakes the watchers for what has been taken in, or says when that is due.
+    pub(crate) fn wake(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut woken = self.woken.lock();
+        let due = woken.map(|at| at + pause(self.end.receiver_count())).filter(|due| *due > now);
+        if due.is_none() {
+            *woken = Some(now);
+            let end = self.ring.lock().end();
+            self.end.send_replace(end);
+        }
+        due
     }
 
     /// Everything up to `revision` has been seen.
@@ -368,6 +392,7 @@ impl Watcher {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use serde_json::json;
     use skiff_api::ResourceRegistry;
 
@@ -402,6 +427,31 @@ mod tests {
                 format!("DELETED {} {} {:?}", object.meta.name, object.revision, object.meta.labels)
             }
         }
+    }
+
+    #[test]
+    fn few_watchers_are_woken_at_once_and_many_not_too_often() {
+        assert_eq!((pause(0), pause(99)), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(pause(1000), Duration::from_millis(10));
+        assert_eq!(pause(usize::MAX), limits::WAKE_PAUSE_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_wakes_many_watchers_twice() {
+        let cache = cache();
+        let mut watchers: Vec<Watcher> = (0..1000).map(|_| cache.subscribe(Revision(1)).unwrap()).collect();
+        cache.apply(&change("a", Some("a"), 2));
+        assert_eq!(cache.wake(), None, "the first change goes out at once");
+        watchers[0].changed().await;
+        assert_eq!(watchers[0].take(10).unwrap().len(), 1);
+        cache.apply(&change("b", Some("a"), 3));
+        cache.apply(&change("c", Some("a"), 4));
+        let due = cache.wake().expect("those behind it wait for each other");
+        assert!(watchers[0].changed().now_or_never().is_none());
+        tokio::time::sleep_until(due).await;
+        assert_eq!(cache.wake(), None);
+        watchers[0].changed().await;
+        assert_eq!(watchers[0].take(10).unwrap().len(), 2);
     }
 
     #[test]

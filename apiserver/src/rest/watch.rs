@@ -4,7 +4,7 @@
 //! the batch being sent. A client that reads too slowly falls out of the ring
 //! and gets an ERROR event, after which it lists again.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
@@ -12,8 +12,8 @@ use http::Response;
 use rand::Rng;
 use serde_json::{Value, json};
 use skiff_api::{Object, Resource, Revision, Status, codec, resource::Origin};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{Call, list};
 use crate::{
@@ -66,6 +66,7 @@ pub(super) async fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
         let min = limits::WATCH_TIMEOUT_MIN.as_secs();
         Duration::from_secs(rand::rng().random_range(min..min * 2))
     });
+    let deadline = Instant::now() + timeout;
     let encoder = Encoder { row: Arc::clone(&call.row), style, columns: true };
     let initial = call.store.present(&call.row, initial).await?;
     let state = Stream {
@@ -76,9 +77,9 @@ pub(super) async fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
         initial: Some((initial, from, initial_events && options.bookmarks)),
         bookmarks: options.bookmarks,
         last: from,
-        deadline: Instant::now() + timeout,
-        bookmark_at: Instant::now() + limits::BOOKMARK_INTERVAL,
-        stop: call.stop.clone(),
+        deadline,
+        timer: Box::pin(tokio::time::sleep_until(next_timer(options.bookmarks, deadline))),
+        stop: Box::pin(call.stop.clone().cancelled_owned()),
         done: false,
         _counted: LongRunning::start(&call.row, "WATCH"),
     };
@@ -102,10 +103,16 @@ struct Stream {
     /// Revision the client knows to have seen.
     last: Revision,
     deadline: Instant,
-    bookmark_at: Instant,
-    stop: CancellationToken,
+    /// The next bookmark or the deadline. Timer and stop are registered once, not for every batch.
+    timer: Pin<Box<Sleep>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
     done: bool,
     _counted: LongRunning,
+}
+
+/// When an idle watch has something to do.
+fn next_timer(bookmarks: bool, deadline: Instant) -> Instant {
+    if bookmarks { deadline.min(Instant::now() + limits::BOOKMARK_INTERVAL) } else { deadline }
 }
 
 type Step = Option<(Result<Bytes, body::BodyError>, Stream)>;
@@ -131,6 +138,8 @@ impl Stream {
             match self.watcher.take(BATCH_EVENTS) {
                 Ok(events) if events.is_empty() => {}
                 Ok(events) => {
+                    // A watch that is never idle ends in time too.
+                    self.done = Instant::now() >= self.deadline;
                     for event in events.iter().filter(|event| !self.watcher.knows(event)) {
                         self.last = event.revision;
                         match self.seen(event).await {
@@ -146,6 +155,9 @@ impl Stream {
                     if !out.is_empty() {
                         return Some((Ok(out.freeze()), self));
                     }
+                    if self.done {
+                        return None;
+                    }
                     continue;
                 }
                 Err(WatchError::Closed) => return None,
@@ -156,18 +168,19 @@ impl Stream {
                 }
             }
             tokio::select! {
-                () = self.watcher.changed() => {}
-                () = tokio::time::sleep_until(self.bookmark_at), if self.bookmarks => {
-                    self.bookmark_at = Instant::now() + limits::BOOKMARK_INTERVAL;
-                    if self.bookmark(&mut out) {
+                biased;
+                () = &mut self.timer => {
+                    self.done = Instant::now() >= self.deadline;
+                    self.timer.as_mut().reset(next_timer(self.bookmarks, self.deadline));
+                    if self.bookmarks && self.bookmark(&mut out) {
                         return Some((Ok(out.freeze()), self));
                     }
+                    if self.done {
+                        return None;
+                    }
                 }
-                () = tokio::time::sleep_until(self.deadline) => {
-                    self.done = true;
-                    return if self.bookmarks && self.bookmark(&mut out) { Some((Ok(out.freeze()), self)) } else { None };
-                }
-                () = self.stop.cancelled() => return None,
+                () = &mut self.stop => return None,
+                () = self.watcher.changed() => {}
             }
         }
     }

@@ -1,13 +1,15 @@
 //! A running server and short ways to ask it.
 
-use std::{sync::Arc, time::Duration};
+#[path = "../../examples/setup/config.rs"]
+mod config;
 
-use base64::Engine;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use skiff_apiserver::{ApiServer, Config, MemoryBackend, ProxySettings, TokenIssuer, UserInfo, VersionInfo, body};
+use skiff_apiserver::{ApiServer, Config, MemoryBackend, ProxySettings, UserInfo, body};
 use skiff_client::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -31,15 +33,6 @@ pub struct Answer {
     pub body: Value,
 }
 
-fn issuer() -> Arc<TokenIssuer> {
-    let random = ring::rand::SystemRandom::new();
-    let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-    let body = base64::engine::general_purpose::STANDARD.encode(key.as_ref());
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
-    Arc::new(TokenIssuer::new("https://kubernetes.default.svc", Vec::new(), &pem, &[]).unwrap())
-}
-
 pub fn admin() -> UserInfo {
     UserInfo::new("admin", &["system:masters"])
 }
@@ -53,21 +46,7 @@ pub async fn start() -> Harness {
 pub async fn start_with(proxy: Option<ProxySettings>) -> Harness {
     let backend = MemoryBackend::default();
     let stop = CancellationToken::new();
-    let config = Config {
-        backend: Arc::new(backend.clone()),
-        client_ca: Vec::new(),
-        request_header_ca: Vec::new(),
-        request_header_names: Vec::new(),
-        anonymous: true,
-        tokens: Vec::new(),
-        token_issuer: issuer(),
-        service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
-        node_ports: 30000..=32767,
-        server_address: "127.0.0.1:6443".to_owned(),
-        version: VersionInfo::default(),
-        proxy,
-        health_checks: Vec::new(),
-    };
+    let config = Config { proxy, ..config::config(backend.clone()).unwrap() };
     let server = ApiServer::new(config, stop.clone()).unwrap();
     let running = server.clone();
     tokio::spawn(async move { running.run().await });
