@@ -231,12 +231,7 @@ impl Caches {
     }
 
     /// Loads what is not loaded, then follows the store until the watch breaks.
-    async fn follow(
-        &self,
-        inbox: &mut mpsc::Receiver<Add>,
-        wakes: &mut Wakes,
-        lost: bool,
-    ) -> Result<(), StorageError> {
+    async fn follow(&self, inbox: &mut mpsc::Receiver<Add>, wakes: &mut Wakes, lost: bool) -> Result<(), StorageError> {
         let after = match self.revision() {
             Revision::ZERO => self.load_all().await?,
             _ if lost => self.load_all().await?,

@@ -51,7 +51,9 @@ mod tests {
             node_name(&Object::from_value(&pod).unwrap())
         };
         assert_eq!(node(serde_json::json!({"nodeName": "a", "containers": []})), ["a"]);
-        for unbound in [serde_json::json!({}), serde_json::json!({"nodeName": ""}), serde_json::json!({"nodeName": null})] {
+        for unbound in
+            [serde_json::json!({}), serde_json::json!({"nodeName": ""}), serde_json::json!({"nodeName": null})]
+        {
             assert!(node(unbound).is_empty());
         }
     }

@@ -59,8 +59,6 @@ pub const LIST_PAGE_KEYS: usize = 500;
 pub const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
 /// Length of a field manager. More: 422.
 pub const FIELD_MANAGER_LEN_MAX: usize = 128;
-/// Operations in one JSON patch. More: 413.
-pub const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
 /// Response bytes from which gzip is worth it.
 pub const GZIP_BYTES_MIN: usize = 128 << 10;
 /// Time open connections get to finish when the server stops. Then they are cut.

@@ -10,12 +10,15 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::RwLock;
 use skiff_api::{Object, ObjectKey, Revision};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 /// Changes a subscriber may lag behind before it must resynchronise.
 const SUBSCRIPTION_LEN: usize = 4096;
@@ -63,7 +66,9 @@ struct Content {
 struct Shared {
     content: RwLock<Content>,
     indexes: Vec<Index>,
-    revision: watch::Sender<Revision>,
+    revision: AtomicU64,
+    /// Wakes who waits for a revision; costs nothing while nobody does.
+    advanced: Notify,
     synced: watch::Sender<bool>,
     events: broadcast::Sender<StoreEvent>,
 }
@@ -82,7 +87,8 @@ pub fn store(indexes: &[Index]) -> (StoreWriter, Store) {
     let shared = Arc::new(Shared {
         content: RwLock::default(),
         indexes: all,
-        revision: watch::Sender::new(Revision::ZERO),
+        revision: AtomicU64::new(Revision::ZERO.0),
+        advanced: Notify::new(),
         synced: watch::Sender::new(false),
         events: broadcast::Sender::new(SUBSCRIPTION_LEN),
     });
@@ -112,8 +118,7 @@ impl Store {
     /// store's revision: for code that must see objects and revision together.
     pub fn read<T>(&self, visit: impl FnOnce(&BTreeMap<ObjectKey, Arc<Object>>, Revision) -> T) -> T {
         let content = self.0.content.read();
-        let revision = *self.0.revision.borrow();
-        visit(&content.objects, revision)
+        visit(&content.objects, self.revision())
     }
 
     /// Objects whose index `name` holds `value`; unordered. A store without
@@ -150,23 +155,24 @@ impl Store {
 
     /// The revision this store has caught up with.
     pub fn revision(&self) -> Revision {
-        *self.0.revision.borrow()
+        Revision(self.0.revision.load(Ordering::Acquire))
     }
 
     /// Waits until the store has caught up with `revision`.
     pub async fn wait_for(&self, revision: Revision) {
-        let mut receiver = self.0.revision.subscribe();
-        // The sender lives in `self`, so the channel cannot close while we wait.
-        let _ = receiver.wait_for(|have| *have >= revision).await;
+        self.wait_until(|store| store.revision() >= revision).await;
     }
 
     /// Waits until `condition` holds, looking again after every change of the revision.
     pub async fn wait_until(&self, condition: impl Fn(&Store) -> bool) {
-        let mut receiver = self.0.revision.subscribe();
-        while !condition(self) {
-            if receiver.changed().await.is_err() {
+        loop {
+            // Listening before looking, so that no change falls between the two.
+            let mut advanced = std::pin::pin!(self.0.advanced.notified());
+            advanced.as_mut().enable();
+            if condition(self) {
                 return;
             }
+            advanced.await;
         }
     }
 
@@ -222,13 +228,9 @@ impl StoreWriter {
 
     /// Records that everything up to `revision` has been seen (a bookmark).
     pub fn advance(&self, revision: Revision) {
-        self.0.revision.send_if_modified(|have| {
-            let newer = revision > *have;
-            if newer {
-                *have = revision;
-            }
-            newer
-        });
+        if self.0.revision.fetch_max(revision.0, Ordering::AcqRel) < revision.0 {
+            self.0.advanced.notify_waiters();
+        }
     }
 }
 
@@ -297,6 +299,24 @@ mod tests {
         writer.delete(object("a", 3, "u2"));
         assert!(store.owned_by("u2").is_empty());
         assert_eq!(store.revision(), Revision(3));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_revision_is_woken_by_it() {
+        let (writer, store) = store(&[]);
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { store.wait_for(Revision(7)).await }
+        });
+        tokio::task::yield_now().await;
+        writer.advance(Revision(6));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        writer.apply(object("a", 7, "u"));
+        waiting.await.unwrap();
+        writer.advance(Revision(3));
+        assert_eq!(store.revision(), Revision(7), "it never goes back");
+        store.wait_until(|store| store.len() == 1).await;
     }
 
     #[tokio::test]

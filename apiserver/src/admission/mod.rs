@@ -206,6 +206,7 @@ pub trait Admission: Send + Sync + 'static {
     }
 
     /// The object of an accepted `validate` was not stored after all (conflict,
-    /// dry run, failure): undo what was charged. Quota uses it.
+    /// dry run, failure): undo what was charged. Quota uses it. Of the object only
+    /// name, namespace and uid are there.
     async fn abandon(&self, _request: &AdmissionRequest<'_>) {}
 }

@@ -15,6 +15,7 @@ pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod endpoint;
+mod fingerprint;
 pub mod flowcontrol;
 pub mod meta;
 pub mod names;

@@ -7,11 +7,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
 use skiff_api::{Object, Reason, Resource, Status, Uid};
 
 use super::{
-    Allocation, Operation, Strategy, meta,
+    Allocation, Operation, Strategy,
+    fingerprint::fingerprint,
+    meta,
     store::{Change, Store, Transformation, WriteRequest, Written},
 };
 use crate::{
@@ -52,14 +55,14 @@ struct Write<'a> {
 
 /// What admission accepted, kept in case it must be told that nothing came of it.
 struct Admitted {
-    object: Value,
-    old: Option<Value>,
+    /// The object's name, namespace and uid.
+    identity: Value,
     operation: AdmissionOperation,
 }
 
 impl Store {
     /// Creates an object; 409 when the name is taken. `body` is decoded and defaulted.
-    pub async fn create(&self, request: &WriteRequest<'_>, body: Value) -> Result<Written, Status> {
+    pub async fn create(&self, request: &WriteRequest<'_>, mut body: Value) -> Result<Written, Status> {
         let given = meta::text(&body, "name").to_owned();
         let prefix = meta::text(&body, "generateName").to_owned();
         if given.is_empty() && prefix.is_empty() {
@@ -78,11 +81,20 @@ impl Store {
         let attempts = if generate { limits::GENERATE_NAME_ATTEMPTS_MAX } else { 1 };
         let mut result = Err(Status::internal("no attempt was made"));
         for _ in 0..attempts {
-            let name =
-                if generate { skiff_api::names::generate_name(&prefix, &mut rand::rng()) } else { given.clone() };
-            let mut body = body.clone();
-            meta::metadata_mut(&mut body).insert("name".to_owned(), json!(name));
-            let edit = move |_: Option<&Value>| Ok(Edited { object: body.clone(), applied: false });
+            let name = if generate {
+                let name = skiff_api::names::generate_name(&prefix, &mut rand::rng());
+                meta::metadata_mut(&mut body).insert("name".to_owned(), json!(name));
+                name
+            } else {
+                given.clone()
+            };
+            // Only a generated name is tried again.
+            let object = Mutex::new(Some(if generate { body.clone() } else { std::mem::take(&mut body) }));
+            let edit = |_: Option<&Value>| {
+                // Somebody made and removed an object of this name while it was being created.
+                let again = || Status::conflict(&request.row.group, &request.row.plural, &name, MODIFIED);
+                Ok(Edited { object: object.lock().take().ok_or_else(again)?, applied: false })
+            };
             let named = WriteRequest { name: &name, ..*request };
             result = self.write(&named, &edit, true).await;
             if !matches!(&result, Err(status) if status.is(Reason::AlreadyExists)) {
@@ -164,12 +176,12 @@ impl Transformation for Write<'_> {
 
     async fn abandoned(&mut self) {
         self.allocation = None;
-        if let Some(Admitted { object, old, operation }) = self.admitted.take() {
+        if let Some(Admitted { identity, operation }) = self.admitted.take() {
             let options = self.request.options.object(options_kind(operation));
             let gvr = self.request.row.gvr();
             let gvk = self.storage_row.gvk();
-            let mut request = self.admission_request(operation, old.as_ref(), &options, &gvr, &gvk);
-            request.object = Some(object);
+            let mut request = self.admission_request(operation, None, &options, &gvr, &gvk);
+            request.object = Some(identity);
             for plugin in &self.store.admission {
                 plugin.abandon(&request).await;
             }
@@ -211,7 +223,7 @@ impl Write<'_> {
         }
         self.allocation = self.strategy.allocate(&context, Operation::Create, &mut object).await?;
         self.validate(Operation::Create, &object)?;
-        self.admit_validated(&object, None).await?;
+        let object = self.admit_validated(object, None).await?;
         let ttl_seconds = self.strategy.ttl_seconds(&object);
         let value = self.store.stored_form(self.request.row, object).await?;
         Ok(Change::Write { value, ttl_seconds })
@@ -220,8 +232,11 @@ impl Write<'_> {
     async fn change(&mut self, old: &Arc<Object>) -> Result<Change, Status> {
         let presented = self.store.present_one(self.request.row, old).await?;
         let old_value = presented.value().map_err(Status::internal)?;
-        let shown = conversion::to_row(old_value.clone(), self.request.row);
-        let Edited { mut object, applied } = (self.edit)(Some(&shown))?;
+        let Edited { mut object, applied } = if presented.api_version() == self.api_version {
+            (self.edit)(Some(&old_value))?
+        } else {
+            (self.edit)(Some(&conversion::to_row(old_value.clone(), self.request.row)))?
+        };
         self.check_identity(&mut object)?;
         self.check_preconditions(&object, old)?;
         let mut object = self.to_storage(object);
@@ -238,7 +253,7 @@ impl Write<'_> {
         self.count_generation(op, &old_value, &mut object);
         self.allocation = self.strategy.allocate(&context, op, &mut object).await?;
         self.validate(op, &object)?;
-        self.admit_validated(&object, Some(&old_value)).await?;
+        let object = self.admit_validated(object, Some(&old_value)).await?;
         if self.ends(&object) {
             self.strategy.released(&object);
             return Ok(Change::Remove { last: object });
@@ -420,28 +435,34 @@ impl Write<'_> {
         let operation = if old.is_some() { AdmissionOperation::Update } else { AdmissionOperation::Create };
         let options = self.request.options.object(options_kind(operation));
         let (gvr, gvk) = (self.request.row.gvr(), self.storage_row.gvk());
-        let before = object.clone();
+        let before = fingerprint(&object);
         let mut request = self.admission_request(operation, old, &options, &gvr, &gvk);
         request.object = Some(object);
         admission::mutate(&self.store.admission, &mut request).await?;
         request.report(self.request.warnings);
-        if request.object.as_ref() != Some(&before) {
+        if request.object.as_ref().map(fingerprint) != Some(before) {
             request.settle();
         }
         Ok(request.object.unwrap_or_default())
     }
 
-    async fn admit_validated(&mut self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    async fn admit_validated(&mut self, object: Value, old: Option<&Value>) -> Result<Value, Status> {
         let operation = if old.is_some() { AdmissionOperation::Update } else { AdmissionOperation::Create };
-        self.admitted = Some(Admitted { object: object.clone(), old: old.cloned(), operation });
+        self.admitted = Some(Admitted { identity: identity(&object), operation });
         let options = self.request.options.object(options_kind(operation));
         let (gvr, gvk) = (self.request.row.gvr(), self.storage_row.gvk());
         let mut request = self.admission_request(operation, old, &options, &gvr, &gvk);
-        request.object = Some(object.clone());
+        request.object = Some(object);
         admission::validate(&self.store.admission, &mut request).await?;
         request.report(self.request.warnings);
-        Ok(())
+        Ok(request.object.unwrap_or_default())
     }
+}
+
+/// What an object is known by when the rest of it has gone to the store.
+fn identity(object: &Value) -> Value {
+    let metadata = ["name", "namespace", "uid"].map(|name| (name.to_owned(), json!(meta::text(object, name))));
+    json!({"metadata": Map::from_iter(metadata)})
 }
 
 /// The operation of a write below an existing object.

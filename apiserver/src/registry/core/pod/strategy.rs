@@ -20,18 +20,16 @@ impl Strategy for PodStrategy {
 
     /// Being bound to a node is not a change its owner made: as upstream, it makes no generation.
     fn bumps_generation(&self, old: &Value, new: &Value) -> bool {
+        if !meta::spec_differs(old, new) {
+            return false;
+        }
         let is_bound = |pod: &Value| pod["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty());
         if is_bound(old) || !is_bound(new) {
-            return meta::spec_differs(old, new);
+            return true;
         }
-        let mut unbound = new.clone();
-        unbound["spec"]["nodeName"] = old["spec"].get("nodeName").cloned().unwrap_or(Value::Null);
-        if unbound["spec"]["nodeName"].is_null()
-            && let Some(spec) = unbound["spec"].as_object_mut()
-        {
-            spec.remove("nodeName");
-        }
-        meta::spec_differs(old, &unbound)
+        let mut unbound = json!({"spec": new["spec"]});
+        copy_field(child(&mut unbound, "spec"), &old["spec"], "nodeName");
+        meta::spec_differs(&json!({"spec": old["spec"]}), &unbound)
     }
 
     fn prepare(&self, context: &RequestContext<'_>, op: Operation<'_>, object: &mut Value) {

@@ -37,7 +37,7 @@ pub fn update(new: &Value, old: &Value) -> Vec<Cause> {
     if gated {
         node_selector_additions(&mut errors, &spec, new, old);
     }
-    let changed = changes(&with_allowed_changes_undone(new, old, gated), old);
+    let changed = if new == old { Vec::new() } else { changes(&with_allowed_changes_undone(new, old, gated), old) };
     if !changed.is_empty() {
         errors.forbidden(&spec, format!("{FIXED}\n{}", changed.join("\n")));
     }
@@ -141,8 +141,8 @@ fn collect(new: &Value, old: &Value, path: String, paths: &mut Vec<String>) {
             let mut keys: Vec<&String> = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).collect();
             keys.sort();
             for key in keys {
-                let side = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
-                collect(&side(a), &side(b), format!("{path}.{key}"), paths);
+                let (a, b) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
+                collect(a, b, format!("{path}.{key}"), paths);
             }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
