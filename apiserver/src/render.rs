@@ -5,12 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
-use skiff_api::{Object, Resource, Revision, Status, codec};
+use skiff_api::{Object, Resource, Revision, Status, codec, resource::Origin};
 
 use crate::{
     body::{self, Body},
     conversion, limits,
     negotiation::{Negotiated, View},
+    storage,
     table::{self, IncludeObject},
     wire::{self, Format},
 };
@@ -59,7 +60,7 @@ pub fn json_in(row: &Resource, object: &Object) -> Result<Bytes, Status> {
     }
     let convert = |json: &Bytes| -> Result<Converted, serde_json::Error> {
         let value = conversion::to_row(serde_json::from_slice(json)?, row);
-        Ok(Converted { api_version: row.api_version(), json: Bytes::from(serde_json::to_vec(&value)?) })
+        Ok(Converted { api_version: row.api_version(), json: storage::codec::encode_at(&value, object.revision)? })
     };
     let converted = object.derive(convert).map_err(Status::internal)?;
     if converted.api_version == row.api_version() {
@@ -171,11 +172,52 @@ pub fn list(
         Negotiated { format: Format::Json, .. } if !style.pretty => spliced(style, row, objects, meta),
         Negotiated { format: Format::Protobuf, .. } => protobuf_list(style, row, &objects, meta),
         _ => {
-            let items = objects.iter().map(|object| value_in(row, object)).collect::<Result<Vec<_>, _>>()?;
+            let item =
+                |object| value_in(row, object).map(|value| if is_typed(row) { without_type(value) } else { value });
+            let items = objects.iter().map(|object| item(object)).collect::<Result<Vec<_>, _>>()?;
             let list = json!({"kind": row.list_kind, "apiVersion": row.api_version(),
                 "metadata": meta.value(), "items": items});
             value(style, &list, 200)
         }
+    }
+}
+
+/// Whether the kind's lists are typed upstream: their items do not repeat the type that the list names.
+fn is_typed(row: &Resource) -> bool {
+    row.origin != Origin::Custom
+}
+
+fn without_type(mut object: Value) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("kind");
+        fields.remove("apiVersion");
+    }
+    object
+}
+
+/// Objects in their final form as items of a list, without being written anew.
+struct Items {
+    /// How objects begin that lose their type.
+    head: Option<Vec<u8>>,
+}
+
+impl Items {
+    fn new(row: &Resource) -> Items {
+        let head = || format!("{{\"kind\":{},\"apiVersion\":{},", json!(row.kind), json!(row.api_version()));
+        Items { head: is_typed(row).then(|| head().into_bytes()) }
+    }
+
+    /// What stands before and the rest of an item.
+    fn parts(&self, object: Bytes, is_first: bool) -> Result<(&'static [u8], Bytes), Status> {
+        let Some(head) = &self.head else { return Ok((if is_first { b"" } else { b"," }, object)) };
+        let open: &[u8] = if is_first { b"{" } else { b",{" };
+        if object.starts_with(head) {
+            return Ok((open, object.slice(head.len()..)));
+        }
+        // Not written by this server.
+        let value = without_type(serde_json::from_slice(&object).map_err(Status::internal)?);
+        let written = Bytes::from(serde_json::to_vec(&value).map_err(Status::internal)?);
+        Ok((open, written.slice(1..)))
     }
 }
 
@@ -191,13 +233,13 @@ fn spliced(
         json!(row.api_version()),
         meta.value()
     );
+    let items = Items::new(row);
     let mut parts = Vec::with_capacity(objects.len() * 2 + 2);
     parts.push(Bytes::from(head));
     for (index, object) in objects.iter().enumerate() {
-        if index > 0 {
-            parts.push(Bytes::from_static(b","));
-        }
-        parts.push(json_in(row, object)?);
+        let (open, rest) = items.parts(json_in(row, object)?, index == 0)?;
+        parts.push(Bytes::from_static(open));
+        parts.push(rest);
     }
     parts.push(Bytes::from_static(b"]}"));
     let len: usize = parts.iter().map(Bytes::len).sum();
@@ -227,4 +269,26 @@ fn protobuf_list(
 
 fn finish(style: &Style, response: Response<Body>, len: usize) -> Response<Body> {
     if style.gzip && len >= limits::GZIP_BYTES_MIN { body::gzip(response) } else { response }
+}
+
+#[cfg(test)]
+mod tests {
+    use skiff_api::ResourceRegistry;
+
+    use super::*;
+
+    #[test]
+    fn items_of_built_in_kinds_leave_out_their_type() {
+        let row = ResourceRegistry::builtin().lookup("", "v1", "configmaps").unwrap();
+        let items = Items::new(&row);
+        let join = |object: &'static str, is_first| {
+            let (open, rest) = items.parts(Bytes::from_static(object.as_bytes()), is_first).unwrap();
+            String::from_utf8([open, &rest].concat()).unwrap()
+        };
+        let ours = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a"}}"#;
+        assert_eq!(join(ours, true), r#"{"metadata":{"name":"a"}}"#);
+        assert_eq!(join(ours, false), r#",{"metadata":{"name":"a"}}"#);
+        let foreign = r#"{"metadata":{"name":"a"},"apiVersion":"v1", "kind":"ConfigMap"}"#;
+        assert_eq!(join(foreign, false), r#",{"metadata":{"name":"a"}}"#);
+    }
 }

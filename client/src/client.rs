@@ -379,9 +379,18 @@ fn item(raw: &RawValue, api_version: &str, kind: &str) -> Result<Object, ClientE
     if !object.kind().is_empty() {
         return Ok(object);
     }
+    // The type is put in front, where the API server has it too, without building the object anew.
+    let rest = raw.get().trim_start().strip_prefix('{').unwrap_or_default().trim_start();
+    let comma = if rest.starts_with('}') { "" } else { "," };
+    let (kind, api_version) = (serde_json::Value::from(kind), serde_json::Value::from(api_version));
+    let typed = format!("{{\"kind\":{kind},\"apiVersion\":{api_version}{comma}{rest}");
+    if let Ok(object) = Object::from_json(Bytes::from(typed)) {
+        return Ok(object);
+    }
+    // The fields are there, but empty.
     let mut value = object.value()?;
-    value["apiVersion"] = api_version.into();
-    value["kind"] = kind.into();
+    value["apiVersion"] = api_version;
+    value["kind"] = kind;
     Ok(Object::from_value(&value)?)
 }
 

@@ -103,6 +103,32 @@ async fn tables_have_columns_and_rows() {
 }
 
 #[tokio::test]
+async fn items_of_built_in_kinds_leave_out_their_type() {
+    let api = filled().await;
+    let typed = |item: &Value| (item.get("kind").is_some(), item.get("apiVersion").is_some());
+    for query in ["", "?limit=2", "?pretty=true", "?resourceVersion=0"] {
+        let list = api.get(&format!("{MAPS}{query}")).await.body;
+        assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("ConfigMapList"), &json!("v1")), "{query}");
+        for item in list["items"].as_array().unwrap() {
+            assert_eq!(typed(item), (false, false), "{query}: {item}");
+        }
+    }
+    let yaml = api.ask("GET", MAPS, &[("accept", "application/yaml")], Bytes::new()).await.body;
+    assert!(!yaml.as_str().unwrap().contains("kind: ConfigMap\n"), "{yaml}");
+    // An object alone has its type, and so have the rows of a metadata list.
+    assert_eq!(typed(&api.get(&format!("{MAPS}/m0")).await.body), (true, true));
+    let partial = [("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")];
+    let list = api.ask("GET", MAPS, &partial, Bytes::new()).await.body;
+    assert_eq!(list["items"][0]["kind"], "PartialObjectMetadata");
+    // In another version than the stored one.
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"namespace": "n", "kind": "X", "name": "x"},
+        "message": "m", "reason": "r", "type": "Normal"});
+    assert_eq!(api.post("/api/v1/namespaces/n/events", event).await.code, 201);
+    let list = api.get("/apis/events.k8s.io/v1/namespaces/n/events").await.body;
+    assert_eq!((typed(&list["items"][0]), &list["items"][0]["note"]), ((false, false), &json!("m")));
+}
+
+#[tokio::test]
 async fn protobuf_goes_in_and_comes_out() {
     let api = start().await;
     let protobuf = "application/vnd.kubernetes.protobuf";
