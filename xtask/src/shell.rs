@@ -1,8 +1,9 @@
 //! Running other programs, with what was run in every error.
 
 use std::{
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +21,21 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
         bail!("{program} {} ended with {status}", arguments.join(" "));
     }
     Ok(())
+}
+
+/// Runs a program with its output shown; returns whether it succeeded and what it wrote to stderr.
+pub fn run_heard(program: &str, arguments: &[&str]) -> Result<(bool, String)> {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("run {program}"))?;
+    let mut heard = String::new();
+    for line in BufReader::new(child.stderr.take().context("stderr is piped")?).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        eprintln!("{line}");
+        heard.push_str(&line);
+        heard.push('\n');
+    }
+    Ok((child.wait()?.success(), heard))
 }
 
 /// Runs a program and returns what it printed.
