@@ -30,7 +30,7 @@ use crate::{
     pods::{PodSet, pod_set::WakeTable, static_pods},
     probes::Prober,
     status::StatusWriter,
-    volumes::VolumeHost,
+    volumes::{CertificateCache, VolumeHost},
 };
 
 /// Tasks get this long to end at stop; the runtime call under way is then dropped.
@@ -81,10 +81,18 @@ impl Agent {
         tasks.spawn(event_sink.run(token.clone()));
         let objects =
             Arc::new(ObjectCache::new(config.client.clone(), Arc::clone(&wake), tasks.clone(), token.clone()));
+        let certificates = CertificateCache::new(
+            config.client.clone(),
+            config.node_name.clone(),
+            Arc::clone(&wake),
+            event_recorder.clone(),
+            tasks.clone(),
+            token.clone(),
+        );
         let pleg = Pleg::new(cri.clone(), Arc::clone(&wake), tasks.clone());
         let context = Arc::new(Context {
             cgroups: cgroups.clone(),
-            volumes: VolumeHost::new(config.pods_dir(), config.client.clone(), Arc::clone(&objects)),
+            volumes: VolumeHost::new(config.pods_dir(), config.client.clone(), Arc::clone(&objects), certificates),
             objects,
             puller: Puller::new(cri.clone()),
             image_mounter,

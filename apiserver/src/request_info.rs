@@ -22,6 +22,8 @@ pub struct RequestInfo {
     pub resource: String,
     pub subresource: String,
     pub name: String,
+    /// The field selector of a list, watch or collection, decoded.
+    pub field_selector: String,
     /// Decoded segments from the resource on; proxying reads the rest of the path here.
     pub parts: Vec<String>,
 }
@@ -83,14 +85,16 @@ impl RequestInfo {
             return;
         }
         match self.verb.as_str() {
-            "get" => {
-                self.verb = if is_watch(query) { "watch" } else { "list" }.to_owned();
-                // A list of one name is authorized like a request for that object.
-                self.name = single_name(query).unwrap_or_default();
-            }
-            "watch" => self.name = single_name(query).unwrap_or_default(),
+            "get" => self.verb = if is_watch(query) { "watch" } else { "list" }.to_owned(),
+            "watch" => {}
             "delete" => self.verb = "deletecollection".to_owned(),
-            _ => {}
+            _ => return,
+        }
+        let selector = query_pairs(query).find(|(name, _)| name == "fieldSelector");
+        self.field_selector = selector.map(|(_, selector)| selector).unwrap_or_default();
+        if self.verb != "deletecollection" {
+            // A list of one name is authorized like a request for that object.
+            self.name = single_name(&self.field_selector).unwrap_or_default();
         }
     }
 
@@ -138,8 +142,7 @@ fn is_watch(query: &str) -> bool {
     query_pairs(query).any(|(name, value)| name == "watch" && query_bool(&value))
 }
 
-fn single_name(query: &str) -> Option<String> {
-    let (_, selector) = query_pairs(query).find(|(name, _)| name == "fieldSelector")?;
+fn single_name(selector: &str) -> Option<String> {
     selector.split(',').find_map(|term| {
         let value = term.trim().strip_prefix("metadata.name=")?;
         let value = value.strip_prefix('=').unwrap_or(value);

@@ -478,6 +478,7 @@ impl ApiServer {
             subresource: info.subresource.clone(),
             name: info.name.clone(),
             path: info.path.clone(),
+            field_selector: info.field_selector.clone(),
         };
         let check = |verb: &str| {
             let attributes = attributes(verb);

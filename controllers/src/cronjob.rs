@@ -201,6 +201,14 @@ impl Pass {
             due = Some(next);
             at = next;
         }
+        if due.is_none()
+            && deadline.is_some()
+            && let Some(missed) = schedule.previous(self.now, zone).filter(|start| *start > last)
+        {
+            let at = missed.strftime("%a, %d %b %Y %H:%M:%S +0000");
+            let message = format!("Missed scheduled time to start a job: {at}");
+            outcome.events.push(write::warning(&self.cron.object, "MissSchedule", message));
+        }
         due
     }
 

@@ -1,6 +1,9 @@
 //! Keeps the status of PodDisruptionBudgets: how many pods may be disrupted now.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::SignedDuration;
 use k8s_openapi::{
@@ -9,16 +12,18 @@ use k8s_openapi::{
         core::v1::{Pod, ReplicationController},
         policy::v1::PodDisruptionBudget,
     },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use serde_json::{Value, json};
-use skiff_api::{GroupResource, OwnerReference, Selector};
+use skiff_api::{GroupResource, OwnerReference, Selector, Uid};
 use skiff_client::{Context, Controller, ObjectRef, Outcome, Snapshot, Trigger};
 
 use crate::{
     condition::{self, Condition},
     deployment::scaled,
     pod,
+    scale::{self, Missing},
     seen::{self, Seen},
     write,
 };
@@ -60,6 +65,7 @@ impl Controller for DisruptionController {
             GroupResource::of::<Deployment>(),
             GroupResource::of::<StatefulSet>(),
             GroupResource::of::<ReplicationController>(),
+            GroupResource::of::<CustomResourceDefinition>(),
         ]
     }
 
@@ -178,7 +184,7 @@ fn unmanaged(budget: &Seen<PodDisruptionBudget>) -> String {
 /// The sizes of the controllers of the pods together, and whether pods have none.
 fn expected_scale(pods: &[Seen<Pod>], world: &Snapshot) -> Result<(i32, bool), String> {
     let mut owners = BTreeSet::new();
-    let mut total = 0;
+    let mut sizes = BTreeMap::new();
     let mut has_unmanaged = false;
     for pod in pods {
         let Some(owner) = pod.meta().controller() else {
@@ -188,36 +194,25 @@ fn expected_scale(pods: &[Seen<Pod>], world: &Snapshot) -> Result<(i32, bool), S
         if !owners.insert(owner.uid.clone()) {
             continue;
         }
-        let namespace = pod.namespace();
-        let size = match owner.kind.as_str() {
-            "ReplicaSet" => seen::get::<ReplicaSet>(world, namespace, &owner.name).and_then(|set| {
-                match set.meta().controller().filter(|owner| owner.kind == "Deployment") {
-                    Some(deployment) => {
-                        if !owners.insert(deployment.uid.clone()) {
-                            return Some(0);
-                        }
-                        let deployment = world.get::<Deployment>(namespace, &deployment.name)?;
-                        Some(deployment.spec.replicas.unwrap_or(1))
-                    }
-                    None => Some(set.typed.spec.replicas.unwrap_or(1)),
-                }
-            }),
-            "StatefulSet" => world.get::<StatefulSet>(namespace, &owner.name).map(|set| set.spec.replicas.unwrap_or(1)),
-            "ReplicationController" => world
-                .get::<ReplicationController>(namespace, &owner.name)
-                .map(|set| set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)),
-            _ => return Err(format!("{} does not implement the scale subresource", resource_of(owner))),
-        };
-        total += size.unwrap_or(0);
+        let size = size(owner, pod.namespace(), world)?;
+        let (uid, size) = size.ok_or_else(|| format!("found no controllers for pod {:?}", pod.name()))?;
+        sizes.insert(uid, size);
     }
-    Ok((total, has_unmanaged))
+    let total: i64 = sizes.values().sum();
+    Ok((i32::try_from(total).unwrap_or(i32::MAX), has_unmanaged))
 }
 
-/// The resource of an owner as errors name it, such as `jobs.batch`.
-fn resource_of(owner: &OwnerReference) -> String {
-    let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-    let row = skiff_api::builtin().iter().find(|row| row.group == group && row.kind == owner.kind);
-    row.map_or_else(|| format!("{}.{group}", owner.kind), |row| row.group_resource().to_string())
+/// What decides how many pods there are, and how many it wants; a Deployment decides for its ReplicaSets.
+fn size(owner: &OwnerReference, namespace: &str, world: &Snapshot) -> Result<Option<(Uid, i64)>, String> {
+    let found = match scale::find(world, &owner.api_version, &owner.kind, namespace, &owner.name) {
+        Ok(found) if found.uid == owner.uid => found,
+        Ok(_) | Err(Missing::Object(..)) => return Ok(None),
+        Err(missing) => return Err(missing.to_string()),
+    };
+    match found.controller.filter(|above| owner.kind == "ReplicaSet" && above.kind == "Deployment") {
+        Some(deployment) => size(&deployment, namespace, world),
+        None => Ok(Some((found.uid, found.replicas))),
+    }
 }
 
 /// A budget that cannot be calculated allows nothing and says why; its numbers stay.
@@ -318,6 +313,31 @@ mod tests {
         let status = status(&mut simulation);
         assert_eq!((&status["disruptionsAllowed"], &status["expectedPods"]), (&json!(0), &json!(0)));
         assert!(events(&simulation).contains("event UnmanagedPods Pods selected by this PodDisruptionBudget"));
+    }
+
+    #[test]
+    fn pods_of_a_custom_kind_count_by_its_scale() {
+        let mut simulation = budget(json!({"maxUnavailable": 1}));
+        let rings = GroupResource::new("e.io", "rings");
+        simulation.put(json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "rings.e.io"}, "spec": {"group": "e.io", "scope": "Namespaced",
+                "names": {"kind": "Ring", "plural": "rings"}, "versions": [{"name": "v1", "served": true,
+                    "storage": true, "subresources": {"scale": {"specReplicasPath": ".spec.size",
+                        "statusReplicasPath": ".status.size"}}}]}}));
+        simulation.serve(rings.clone());
+        simulation.put_in(
+            rings,
+            json!({"apiVersion": "e.io/v1", "kind": "Ring",
+            "metadata": {"name": "r", "namespace": "d", "uid": "ring"}, "spec": {"size": 3}}),
+        );
+        let owner =
+            |uid: &str| json!({"apiVersion": "e.io/v1", "kind": "Ring", "name": "r", "uid": uid, "controller": true});
+        (0..3).for_each(|number| simulation.put(pod(&format!("p{number}"), Some(owner("ring")))));
+        let after = status(&mut simulation);
+        assert_eq!((&after["expectedPods"], &after["disruptionsAllowed"]), (&json!(3), &json!(1)));
+        simulation.put(pod("stale", Some(owner("another"))));
+        let after = status(&mut simulation);
+        assert_eq!(after["conditions"][0]["message"], "found no controllers for pod \"stale\"");
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn dependents(owner: &Object, world: &Snapshot) -> Vec<Node> {
 }
 
 /// The resource of a kind, and whether it is namespaced.
-fn resource_of(kind: &GroupVersionKind, world: &Snapshot) -> Option<(GroupVersionResource, bool)> {
+pub(crate) fn resource_of(kind: &GroupVersionKind, world: &Snapshot) -> Option<(GroupVersionResource, bool)> {
     let row = builtin().iter().find(|row| row.group == kind.group && row.kind == kind.kind && row.is_stored());
     if let Some(row) = row {
         return Some((row.gvr(), row.namespaced));

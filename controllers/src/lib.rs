@@ -11,6 +11,7 @@ pub mod cron_schedule;
 mod deletion_rank;
 mod history;
 mod pod;
+mod scale;
 mod seen;
 mod service;
 mod template;
@@ -22,6 +23,7 @@ mod simulation;
 mod transcript_tests;
 
 pub mod autoscaling;
+pub mod bootstrap_signer;
 pub mod certificates;
 pub mod clusterrole_aggregation;
 pub mod cronjob;
@@ -56,7 +58,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use skiff_client::Controller;
 
-pub use autoscaling::PodMetrics;
+pub use autoscaling::{AdapterMetrics, PodMetrics};
 pub use certificates::CertificateAuthority;
 pub use node_ipam::ClusterCidr;
 pub use resource_quota::QuotaUsage;
@@ -79,6 +81,8 @@ pub struct ControllerConfig {
     pub secret_tokens: Option<Arc<dyn SecretTokens>>,
     /// What pods use; without it nothing is scaled by it.
     pub pod_metrics: Option<Arc<dyn PodMetrics>>,
+    /// What adapters measure; without it nothing is scaled by that.
+    pub adapter_metrics: Option<Arc<dyn AdapterMetrics>>,
     /// Signs certificate requests; without it none are.
     pub certificate_authority: Option<Arc<dyn CertificateAuthority>>,
 }
@@ -93,6 +97,7 @@ impl Default for ControllerConfig {
             quota_usage: None,
             secret_tokens: None,
             pod_metrics: None,
+            adapter_metrics: None,
             certificate_authority: None,
         }
     }
@@ -119,6 +124,8 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(endpointslice::EndpointSliceController),
         Arc::new(endpointslice_mirroring::EndpointSliceMirroringController),
         Arc::new(token_cleaner::TokenCleaner),
+        Arc::new(bootstrap_signer::BootstrapSigner),
+        Arc::new(certificates::pods::PodCertificateCleaner),
         Arc::new(service_addresses::IpAddressController),
         Arc::new(service_addresses::ServiceCidrController),
         Arc::new(volume_binder::VolumeBinder),
@@ -140,7 +147,9 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         controllers.push(Arc::new(token_secrets::TokenSecretController { tokens, root_ca_pem }));
     }
     if let Some(metrics) = &config.pod_metrics {
-        controllers.push(Arc::new(autoscaling::HorizontalPodAutoscalerController::new(Arc::clone(metrics))));
+        let mut scaler = autoscaling::HorizontalPodAutoscalerController::new(Arc::clone(metrics));
+        scaler.adapters = config.adapter_metrics.clone();
+        controllers.push(Arc::new(scaler));
     }
     if let Some(authority) = &config.certificate_authority {
         controllers.push(Arc::new(certificates::CertificateController { authority: Arc::clone(authority) }));

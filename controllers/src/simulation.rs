@@ -32,23 +32,17 @@ impl Simulation {
     /// A world with all resources and these objects (a YAML stream).
     pub fn new(objects: &str) -> Simulation {
         let world = Snapshot::new();
-        let mut writers = BTreeMap::new();
-        for row in builtin().iter().filter(|row| row.is_stored()) {
-            let (writer, reader) = store(&[]);
-            writer.replace(Vec::new(), Revision(1));
-            world.insert(row.group_resource(), reader);
-            writers.insert(row.group_resource(), writer);
-        }
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
         let mut simulation = Simulation {
             world,
-            writers,
+            writers: BTreeMap::new(),
             revision: 1,
             now,
             log: Vec::new(),
             last_failure: BTreeMap::new(),
             refuse: None,
         };
+        builtin().iter().filter(|row| row.is_stored()).for_each(|row| simulation.serve(row.group_resource()));
         for document in objects.split("\n---") {
             let value: Value = serde_saphyr::from_str(document).unwrap();
             if !value.is_null() {
@@ -70,9 +64,21 @@ impl Simulation {
     }
 
     /// Stores an object, filling in what an API server would.
-    pub fn put(&mut self, mut value: Value) {
+    pub fn put(&mut self, value: Value) {
+        self.put_in(Self::resource_of(&value), value);
+    }
+
+    /// Adds a resource that is not built in.
+    pub fn serve(&mut self, resource: GroupResource) {
+        let (writer, reader) = store(&[]);
+        writer.replace(Vec::new(), Revision(1));
+        self.world.insert(resource.clone(), reader);
+        self.writers.insert(resource, writer);
+    }
+
+    /// Stores an object of a resource.
+    pub fn put_in(&mut self, resource: GroupResource, mut value: Value) {
         self.revision += 1;
-        let resource = Self::resource_of(&value);
         let metadata = &mut value["metadata"];
         if metadata["name"].is_null() {
             metadata["name"] = format!("{}{}", metadata["generateName"].as_str().unwrap(), self.revision).into();

@@ -6,19 +6,26 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
+use skiff_api::Object;
 use skiff_client::{Context, Controller, ObjectRef, Outcome, Snapshot, Trigger};
 
 use crate::write;
 
-const NAMESPACE: &str = "kube-system";
-const PREFIX: &str = "bootstrap-token-";
-const KIND: &str = "bootstrap.kubernetes.io/token";
+pub(crate) const NAMESPACE: &str = "kube-system";
+pub(crate) const PREFIX: &str = "bootstrap-token-";
+pub(crate) const KIND: &str = "bootstrap.kubernetes.io/token";
 
 pub struct TokenCleaner;
 
-fn expiration(secret: &Value) -> Option<Timestamp> {
+/// When a token ends, if it says so.
+pub(crate) fn expiration(secret: &Value) -> Option<Timestamp> {
     let bytes = BASE64.decode(secret["data"]["expiration"].as_str()?).ok()?;
     std::str::from_utf8(&bytes).ok()?.parse().ok()
+}
+
+/// Whether a Secret is at the place of a token.
+pub(crate) fn is_token(secret: &Object) -> bool {
+    secret.meta.namespace == NAMESPACE && secret.meta.name.starts_with(PREFIX)
 }
 
 impl Controller for TokenCleaner {
@@ -28,8 +35,7 @@ impl Controller for TokenCleaner {
 
     fn triggers(&self) -> Vec<Trigger> {
         vec![Trigger::new::<Secret>(|new, _, _| {
-            let token = new.filter(|secret| secret.meta.namespace == NAMESPACE && secret.meta.name.starts_with(PREFIX));
-            token.map(ObjectRef::of).into_iter().collect()
+            new.filter(|secret| is_token(secret)).map(ObjectRef::of).into_iter().collect()
         })]
     }
 

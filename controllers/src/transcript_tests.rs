@@ -634,6 +634,35 @@ spec:
 }
 
 #[test]
+fn a_start_that_came_too_late_is_told_of() {
+    let cron = "
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: hourly, namespace: d}
+spec:
+  schedule: '0 * * * *'
+  startingDeadlineSeconds: 30
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}
+";
+    let controllers: [&dyn Controller; 1] = [&CronJobController];
+    let mut simulation = Simulation::new(cron);
+    let missed = |simulation: &Simulation| {
+        let wanted = "MissSchedule Missed scheduled time to start a job: Thu, 01 Jan 2026 01:00:00 +0000";
+        simulation.log.iter().any(|line| line.contains(wanted))
+    };
+    simulation.pass(1800);
+    simulation.settle(&controllers, false, anything);
+    assert!(!missed(&simulation));
+    simulation.pass(1800 + 31);
+    simulation.settle(&controllers, false, anything);
+    assert!(missed(&simulation), "{:?}", simulation.log);
+    assert!(simulation.values("jobs.batch", "d").is_empty());
+    simulation.pass(3600 - 31 + 10);
+    simulation.settle(&controllers, false, anything);
+    assert_eq!(simulation.values("jobs.batch", "d").len(), 1);
+}
+
+#[test]
 fn hand_made_endpoints_are_mirrored_into_slices() {
     let objects = "
 apiVersion: v1

@@ -14,7 +14,9 @@ use skiff_client::Client;
 use skiff_host::mount;
 
 use super::{
-    VolumeError, atomic_writer, directories, nested,
+    VolumeError, atomic_writer,
+    certificate::CertificateCache,
+    directories, nested,
     ownership::{self, fs_group},
     payload::Collector,
     subpath,
@@ -60,11 +62,17 @@ pub struct VolumeHost {
     client: Client,
     objects: Arc<ObjectCache>,
     tokens: TokenCache,
+    certificates: CertificateCache,
 }
 
 impl VolumeHost {
-    pub fn new(pods_dir: PathBuf, client: Client, objects: Arc<ObjectCache>) -> VolumeHost {
-        VolumeHost { pods_dir, client, objects, tokens: TokenCache::default() }
+    pub fn new(
+        pods_dir: PathBuf,
+        client: Client,
+        objects: Arc<ObjectCache>,
+        certificates: CertificateCache,
+    ) -> VolumeHost {
+        VolumeHost { pods_dir, client, objects, tokens: TokenCache::default(), certificates }
     }
 
     /// Everything of a pod that is on this host lives here.
@@ -138,7 +146,14 @@ impl VolumeHost {
             let image = source.reference.clone().unwrap_or_default();
             return Ok(MountedVolume { source: VolumeSource::Image(image), read_only: true });
         }
-        let collector = Collector { pod, facts, objects: &self.objects, tokens: &self.tokens, client: &self.client };
+        let collector = Collector {
+            pod,
+            facts,
+            objects: &self.objects,
+            tokens: &self.tokens,
+            certificates: &self.certificates,
+            client: &self.client,
+        };
         let Some(collected) = collector.collect(volume).await? else {
             return Err("no volume plugin matched".to_owned());
         };
@@ -255,6 +270,7 @@ impl VolumeHost {
     /// Unmounts and removes everything of a pod. Safe to repeat.
     pub fn tear_down(&self, pod_uid: &str) -> io::Result<()> {
         self.tokens.forget(pod_uid);
+        self.certificates.forget(pod_uid);
         self.objects.forget(pod_uid);
         let directory = self.pod_dir(pod_uid);
         unmount_below(&directory)?;
@@ -267,6 +283,7 @@ impl VolumeHost {
     /// Unmounts what an ended pod no longer needs but keeps its directory, which holds its last words.
     pub fn unmount(&self, pod_uid: &str) -> io::Result<()> {
         self.tokens.forget(pod_uid);
+        self.certificates.forget(pod_uid);
         unmount_below(&self.pod_dir(pod_uid))
     }
 }

@@ -2,14 +2,17 @@
 //! removed with everything mounted below the pod's directory.
 
 mod atomic_writer;
+mod certificate;
 mod directories;
 mod host;
+mod keys;
 mod nested;
 mod ownership;
 mod payload;
 mod subpath;
 mod token;
 
+pub use certificate::CertificateCache;
 pub use host::{MountedVolume, VolumeHost, VolumeSource, Volumes};
 pub use payload::references;
 

@@ -12,6 +12,7 @@ use skiff_client::{Client, ListOptions};
 
 use super::{
     atomic_writer::{File, Payload},
+    certificate::CertificateCache,
     ownership,
     token::TokenCache,
 };
@@ -33,6 +34,7 @@ pub struct Collector<'a> {
     pub facts: &'a NodeFacts,
     pub objects: &'a ObjectCache,
     pub tokens: &'a TokenCache,
+    pub certificates: &'a CertificateCache,
     pub client: &'a Client,
 }
 
@@ -41,6 +43,13 @@ pub struct Collector<'a> {
 pub struct Collected {
     pub files: Payload,
     pub refresh_at: Option<Timestamp>,
+}
+
+impl Collected {
+    /// Asks to be looked at again at that time, or earlier.
+    fn look_at(&mut self, at: Timestamp) {
+        self.refresh_at = Some(self.refresh_at.map_or(at, |earlier| earlier.min(at)));
+    }
 }
 
 /// Every config map and secret that a pod's volumes and environments refer to.
@@ -123,7 +132,7 @@ impl Collector<'_> {
             let default = mode_of(source.default_mode, MODE_DEFAULT, None);
             collected.files = self.downward(source.items.as_deref().unwrap_or_default(), default)?;
         } else if let Some(source) = &volume.projected {
-            self.projected(source, &mut collected).await?;
+            self.projected(&volume.name, source, &mut collected).await?;
         } else {
             return Ok(None);
         }
@@ -137,6 +146,13 @@ impl Collector<'_> {
     fn file(&self, default: u32) -> impl Fn(&[u8], Option<i32>) -> File {
         let group = ownership::fs_group(self.pod);
         move |bytes, mode| File { data: bytes.to_vec(), mode: mode_of(mode, default, group), uid: None, gid: group }
+    }
+
+    /// A file that only its user and group may read, if it is known who needs it.
+    fn private(&self, data: Vec<u8>, default: u32) -> File {
+        let (uid, gid) = (ownership::fs_user(self.pod), ownership::fs_group(self.pod));
+        let mode = if uid.is_some() || gid.is_some() { 0o600 } else { default };
+        File { data, mode: ownership::file_mode(mode, gid), uid, gid }
     }
 
     fn reference(&self, kind: RefKind, name: &str) -> ObjectRef {
@@ -197,9 +213,14 @@ impl Collector<'_> {
         Ok(payload)
     }
 
-    async fn projected(&self, source: &ProjectedVolumeSource, collected: &mut Collected) -> Result<(), String> {
+    async fn projected(
+        &self,
+        volume: &str,
+        source: &ProjectedVolumeSource,
+        collected: &mut Collected,
+    ) -> Result<(), String> {
         let default = mode_of(source.default_mode, MODE_DEFAULT, None);
-        for part in source.sources.iter().flatten() {
+        for (index, part) in source.sources.iter().flatten().enumerate() {
             if let Some(part) = &part.config_map {
                 let optional = part.optional == Some(true);
                 collected.files.extend(self.config_map(&part.name, part.items.as_ref(), optional, default).await?);
@@ -213,13 +234,9 @@ impl Collector<'_> {
             }
             if let Some(part) = &part.service_account_token {
                 let (token, refresh_at) = self.tokens.get(self.client, self.pod, part).await?;
-                let (user, group) = (ownership::fs_user(self.pod), ownership::fs_group(self.pod));
-                // Readable for all unless it is known who needs it.
-                let mode = if user.is_some() || group.is_some() { 0o600 } else { default };
-                let mode = ownership::file_mode(mode, group);
-                let file = File { data: token.into_bytes(), mode, uid: user, gid: group };
+                let file = self.private(token.into_bytes(), default);
                 collected.files.insert(part.path.clone(), file);
-                collected.refresh_at = Some(collected.refresh_at.map_or(refresh_at, |at| at.min(refresh_at)));
+                collected.look_at(refresh_at);
             }
             if let Some(part) = &part.cluster_trust_bundle {
                 match self.trust_bundles(part).await? {
@@ -238,8 +255,16 @@ impl Collector<'_> {
                     }
                 }
             }
-            if part.pod_certificate.is_some() {
-                return Err("podCertificate projections are not supported on this node".to_owned());
+            if let Some(part) = &part.pod_certificate {
+                let credentials = self.certificates.get(self.pod, volume, index, part).await?;
+                collected.look_at(credentials.look_at);
+                let bundle = format!("{}{}", credentials.key, credentials.chain);
+                let paths = [&part.credential_bundle_path, &part.key_path, &part.certificate_chain_path];
+                for (path, text) in paths.into_iter().zip([bundle, credentials.key, credentials.chain]) {
+                    if let Some(path) = path.as_ref().filter(|path| !path.is_empty()) {
+                        collected.files.insert(path.clone(), self.private(text.into_bytes(), default));
+                    }
+                }
             }
         }
         Ok(())

@@ -24,11 +24,21 @@ pub struct Attributes {
     pub name: String,
     /// URL path; used when `resource` is empty.
     pub path: String,
+    /// Selects among the objects of a list, watch or collection; as sent.
+    pub field_selector: String,
 }
 
 impl Attributes {
     pub fn is_resource_request(&self) -> bool {
         !self.resource.is_empty()
+    }
+
+    /// Whether only objects whose `field` is `value` are asked for.
+    pub fn selects(&self, field: &str, value: &str) -> bool {
+        self.field_selector.split(',').any(|term| {
+            let rest = term.trim().strip_prefix(field).and_then(|rest| rest.strip_prefix('='));
+            rest.is_some_and(|rest| rest.strip_prefix('=').unwrap_or(rest) == value)
+        })
     }
 }
 

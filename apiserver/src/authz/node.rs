@@ -88,10 +88,36 @@ impl NodeAuthorizer {
                 name == node || verb == "create" && name.is_empty(),
                 "can only access CSINode with the same name as the requesting node",
             ),
+            ("certificates.k8s.io", "podcertificaterequests") => self.pod_certificates(node, attributes),
             ("", "nodes") if reading && name != node && verb != "get" => allow(true, ""),
             _ if self.rules.iter().any(|rule| rbac::allows(rule, attributes)) => Decision::Allow(String::new()),
             _ => Decision::NoOpinion(String::new()),
         }
+    }
+
+    /// Nodes ask for certificates of their pods (what they ask is for the admission plugin) and read what they asked.
+    fn pod_certificates(&self, node: &str, attributes: &Attributes) -> Decision {
+        let Attributes { subresource, verb, namespace, name, .. } = attributes;
+        if !subresource.is_empty() {
+            return Decision::NoOpinion(format!("nodes may not access the {subresource} subresource"));
+        }
+        let own = match verb.as_str() {
+            "create" => true,
+            "list" | "watch" => attributes.selects("spec.nodeName", node),
+            "get" => self.is_own_request(node, namespace, name),
+            _ => false,
+        };
+        if own {
+            return Decision::Allow(String::new());
+        }
+        let why = "can only list/watch podcertificaterequests with spec.nodeName field selector";
+        Decision::NoOpinion(if verb == "get" { String::new() } else { why.to_owned() })
+    }
+
+    fn is_own_request(&self, node: &str, namespace: &str, name: &str) -> bool {
+        let resource = GroupResource::new("certificates.k8s.io", "podcertificaterequests");
+        let request = self.snapshot.store(&resource).and_then(|store| store.get(namespace, name));
+        request.and_then(|request| request.value().ok()).is_some_and(|request| request["spec"]["nodeName"] == node)
     }
 
     /// Whether a claim bound to the volume is used by a pod of the node.
@@ -148,11 +174,7 @@ fn rules() -> Vec<PolicyRule> {
         rule(&["create"], "", &["pods/eviction"]),
         rule(READ, "node.k8s.io", &["runtimeclasses"]),
         rule(READ, "storage.k8s.io", &["csidrivers", "storageclasses", "volumeattachments"]),
-        rule(
-            &["create", "get", "list", "watch"],
-            "certificates.k8s.io",
-            &["certificatesigningrequests", "podcertificaterequests"],
-        ),
+        rule(&["create", "get", "list", "watch"], "certificates.k8s.io", &["certificatesigningrequests"]),
         rule(&["get", "list", "watch"], "certificates.k8s.io", &["clustertrustbundles"]),
         rule(READ, "resource.k8s.io", &["resourceclaims"]),
         rule(
@@ -250,6 +272,30 @@ mod tests {
             ..Attributes::default()
         };
         authorizer().authorize(&attributes).is_allowed()
+    }
+
+    #[test]
+    fn a_node_sees_only_requests_for_its_own_pods() {
+        let decide = |verb: &str, selector: &str, subresource: &str| {
+            let attributes = Attributes {
+                user: UserInfo::new("system:node:one", &["system:nodes"]),
+                verb: verb.to_owned(),
+                group: "certificates.k8s.io".to_owned(),
+                resource: "podcertificaterequests".to_owned(),
+                subresource: subresource.to_owned(),
+                field_selector: selector.to_owned(),
+                ..Attributes::default()
+            };
+            authorizer().authorize(&attributes).is_allowed()
+        };
+        assert!(decide("create", "", ""));
+        assert!(decide("watch", "spec.signerName=x/y,spec.nodeName=one", ""));
+        assert!(decide("list", "spec.nodeName==one", ""));
+        for selector in ["", "spec.nodeName=two", "spec.nodeName!=one", "spec.nodeName=one2"] {
+            assert!(!decide("list", selector, ""), "{selector:?}");
+        }
+        assert!(!decide("delete", "spec.nodeName=one", "") && !decide("create", "", "status"));
+        assert!(!ask("one", "get", "certificates.k8s.io", "podcertificaterequests", "n", "unknown"));
     }
 
     #[test]

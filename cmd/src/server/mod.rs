@@ -2,6 +2,7 @@
 //! tried first and in order, each step is shown, and what was started is
 //! stopped in the opposite order.
 
+mod adapter_metrics;
 mod certificates;
 mod control_plane;
 mod etcd_listener;
@@ -154,6 +155,11 @@ async fn start_controllers(
             Ok(())
         }
     });
+    let (adapters, asking) = adapter_metrics::adapters(client.clone(), token.clone());
+    supervision.spawn("metrics adapters", async move {
+        asking.await;
+        Ok(())
+    });
     let cluster_cidr = skiff_controllers::ClusterCidr::parse(&settings.cluster_cidr.to_string(), None);
     let config = skiff_controllers::ControllerConfig {
         root_ca_pem: pki.server_ca.certificate_pem.clone(),
@@ -161,6 +167,7 @@ async fn start_controllers(
         quota_usage: Some(Arc::new(quota::AdmissionQuotaUsage)),
         secret_tokens: Some(Arc::new(secret_tokens::BoundTokens(plane.server.token_issuer()))),
         pod_metrics: Some(Arc::new(pod_metrics::KubeletMetrics(plane.server.resource_metrics()))),
+        adapter_metrics: Some(Arc::new(adapters)),
         certificate_authority: Some(Arc::new(certificates::ClusterSigner {
             pki: Arc::clone(pki),
             authorizer: plane.server.authorizer(),

@@ -2,11 +2,11 @@
 //! target's scale.
 //!
 //! Metrics of types `Resource` and `ContainerResource` are read from
-//! [`PodMetrics`]; the other types need adapters that this process does not
-//! read, and are reported as unavailable in the conditions. What was
-//! recommended and changed lately is remembered here and lost with the process,
-//! as upstream's.
+//! [`PodMetrics`], the other types from adapters behind [`AdapterMetrics`]. What
+//! was recommended and changed lately is remembered here and lost with the
+//! process, as upstream's.
 
+mod adapters;
 mod behavior;
 mod replicas;
 
@@ -17,18 +17,23 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{
-    apps::v1::{Deployment, ReplicaSet, StatefulSet},
-    autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{Pod, ReplicationController},
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, ReplicaSet, StatefulSet},
+        autoscaling::v2::HorizontalPodAutoscaler,
+        core::v1::{Pod, ReplicationController},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use skiff_api::{GroupResource, GroupVersionResource, Object, Quantity, Selector};
+use skiff_api::{GroupResource, Object, Quantity};
 use skiff_client::{Context, Controller, ObjectRef, Operation, Outcome, Patch, Snapshot, Trigger};
 
 use crate::{
     condition::{self, Condition},
+    scale::{self, Scale},
     seen, write,
 };
 use behavior::{Bounded, History};
@@ -36,6 +41,8 @@ use replicas::{Proposal, Resource, Target};
 
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(15);
+/// Time until an adapter is expected to have answered.
+const SOON: Duration = Duration::from_millis(500);
 /// Autoscalers remembered. More: the oldest memory is dropped, which only forgets windows.
 const MEMORY_MAX: usize = 10_000;
 
@@ -59,15 +66,23 @@ pub trait PodMetrics: Send + Sync + 'static {
     fn usage(&self, namespace: &str, pod: &str) -> Option<PodUsage>;
 }
 
+/// Reads what adapters serve.
+pub trait AdapterMetrics: Send + Sync + 'static {
+    /// The answer to a GET of `path`, not older than a look; `None` while it is on its way.
+    fn read(&self, path: &str) -> Option<Result<Value, String>>;
+}
+
 /// Scales targets by what their pods use.
 pub struct HorizontalPodAutoscalerController {
     pub metrics: Arc<dyn PodMetrics>,
+    /// Without it, metrics of adapters are reported as unavailable.
+    pub adapters: Option<Arc<dyn AdapterMetrics>>,
     histories: Mutex<HashMap<ObjectRef, History>>,
 }
 
 impl HorizontalPodAutoscalerController {
     pub fn new(metrics: Arc<dyn PodMetrics>) -> Self {
-        HorizontalPodAutoscalerController { metrics, histories: Mutex::default() }
+        HorizontalPodAutoscalerController { metrics, adapters: None, histories: Mutex::default() }
     }
 }
 
@@ -96,6 +111,8 @@ impl Controller for HorizontalPodAutoscalerController {
             GroupResource::of::<ReplicaSet>(),
             GroupResource::of::<StatefulSet>(),
             GroupResource::of::<ReplicationController>(),
+            GroupResource::of::<CustomResourceDefinition>(),
+            GroupResource::of::<APIService>(),
         ]
     }
 
@@ -126,6 +143,9 @@ impl Controller for HorizontalPodAutoscalerController {
     }
 }
 
+/// What an adapter said of a metric; `None` for metrics of other types.
+type Answer = Option<Result<Value, String>>;
+
 /// One look at an autoscaler: the status grows while it is decided.
 struct Look<'a> {
     object: &'a Object,
@@ -142,40 +162,10 @@ impl Look<'_> {
     }
 }
 
-/// What is scaled.
-struct Scaled {
-    resource: GroupVersionResource,
-    replicas: i64,
-    selector: Selector,
-}
-
-fn target(spec: &Value, namespace: &str, world: &Snapshot) -> Result<Scaled, String> {
+fn target(spec: &Value, namespace: &str, world: &Snapshot) -> Result<Scale, String> {
     let reference = &spec["scaleTargetRef"];
     let text = |name: &str| reference[name].as_str().unwrap_or_default();
-    let (kind, name) = (text("kind"), text("name"));
-    let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
-    let (resource, found) = match (group, kind) {
-        ("apps", "Deployment") => {
-            (GroupVersionResource::of::<Deployment>(), world.object::<Deployment>(namespace, name))
-        }
-        ("apps", "ReplicaSet") => {
-            (GroupVersionResource::of::<ReplicaSet>(), world.object::<ReplicaSet>(namespace, name))
-        }
-        ("apps", "StatefulSet") => {
-            (GroupVersionResource::of::<StatefulSet>(), world.object::<StatefulSet>(namespace, name))
-        }
-        ("", "ReplicationController") => (
-            GroupVersionResource::of::<ReplicationController>(),
-            world.object::<ReplicationController>(namespace, name),
-        ),
-        _ => return Err(format!("no matches for kind {kind:?} in group {group:?}")),
-    };
-    let plural = resource.group_resource();
-    let value = found.and_then(|object| object.value().ok()).ok_or_else(|| format!("{plural} {name:?} not found"))?;
-    let spec = &value["spec"];
-    let selector = if group.is_empty() { json!({"matchLabels": spec["selector"]}) } else { spec["selector"].clone() };
-    let selector = Selector::from_value(Some(&selector)).map_err(|error| error.to_string())?;
-    Ok(Scaled { resource, replicas: spec["replicas"].as_i64().unwrap_or(1), selector })
+    scale::find(world, text("apiVersion"), text("kind"), namespace, text("name")).map_err(|missing| missing.to_string())
 }
 
 impl HorizontalPodAutoscalerController {
@@ -213,7 +203,18 @@ impl HorizontalPodAutoscalerController {
         } else if current < min {
             (min, "Current number of replicas below Spec.MinReplicas".to_owned())
         } else {
-            match self.measure(&key.namespace, world, look, &scaled, outcome) {
+            if scaled.selector.is_none() {
+                outcome.events.push(write::warning(look.object, "SelectorRequired", "selector is required"));
+                let message = "the HPA target's scale is missing a selector";
+                look.set("ScalingActive", "False", "InvalidSelector", message);
+                return;
+            }
+            let Some(answers) = self.answers(&key.namespace, world, look, &scaled) else {
+                // Nothing is decided, and nothing said, before all is known.
+                outcome.requeue_after = Some(SOON);
+                return;
+            };
+            match self.measure(&key.namespace, world, look, &scaled, &answers, outcome) {
                 Some((wanted, metric)) => {
                     let mut histories = self.histories.lock();
                     if histories.len() >= MEMORY_MAX && !histories.contains_key(key) {
@@ -253,7 +254,7 @@ impl HorizontalPodAutoscalerController {
         &self,
         key: &ObjectRef,
         look: &mut Look<'_>,
-        scaled: &Scaled,
+        scaled: &Scale,
         wanted: i64,
         why: &str,
         outcome: &mut Outcome,
@@ -281,18 +282,43 @@ impl HorizontalPodAutoscalerController {
         histories.entry(key.clone()).or_default().changed(look.now, wanted - scaled.replicas);
     }
 
+    /// What adapters say, metric by metric; `None` as long as one has not answered.
+    fn answers(&self, namespace: &str, world: &Snapshot, look: &Look<'_>, scaled: &Scale) -> Option<Vec<Answer>> {
+        let metrics = look.spec["metrics"].as_array().map_or(&[][..], Vec::as_slice);
+        let answers: Vec<Option<Answer>> = metrics
+            .iter()
+            .map(|metric| {
+                if !adapters::is_adapters(metric) {
+                    return Some(None);
+                }
+                let Some(adapters) = &self.adapters else {
+                    return Some(Some(Err("no metrics adapters are read by this server".to_owned())));
+                };
+                let selector = scaled.selector.as_ref()?;
+                match adapters::path(metric, namespace, selector, world) {
+                    Ok(path) => adapters.read(&path).map(Some),
+                    Err(why) => Some(Some(Err(why))),
+                }
+            })
+            .collect();
+        // All have been asked by now, whichever answers last.
+        answers.into_iter().collect()
+    }
+
     /// The largest count any metric asks for, and the metric's name.
     fn measure(
         &self,
         namespace: &str,
         world: &Snapshot,
         look: &mut Look<'_>,
-        scaled: &Scaled,
+        scaled: &Scale,
+        answers: &[Answer],
         outcome: &mut Outcome,
     ) -> Option<(i64, String)> {
         let all = seen::list::<Pod>(world, Some(namespace));
-        let pods: Vec<&Pod> =
-            all.iter().filter(|pod| scaled.selector.matches(&pod.meta().labels)).map(|pod| &*pod.typed).collect();
+        let is_ours =
+            |pod: &&seen::Seen<Pod>| scaled.selector.as_ref().is_some_and(|ours| ours.matches(&pod.meta().labels));
+        let pods: Vec<&Pod> = all.iter().filter(is_ours).map(|pod| &*pod.typed).collect();
         let usage: BTreeMap<String, PodUsage> = pods
             .iter()
             .filter_map(|pod| {
@@ -306,12 +332,22 @@ impl HorizontalPodAutoscalerController {
         let mut failure: Option<(String, String)> = None;
         let mut shown: Vec<Value> = Vec::new();
         let metrics = look.spec["metrics"].as_array().cloned().unwrap_or_default();
-        for metric in &metrics {
-            match propose(metric, scaled.replicas, &pods, &usage, look.now) {
-                Ok((proposal, name)) => {
-                    shown.push(current_metric(metric, &proposal));
-                    if best.as_ref().is_none_or(|(count, _)| proposal.replicas > *count) {
-                        best = Some((proposal.replicas, name));
+        for (metric, answer) in metrics.iter().zip(answers) {
+            let proposed = match answer {
+                Some(answer) => answer
+                    .as_ref()
+                    .map_err(String::clone)
+                    .and_then(|answer| adapters::propose(metric, answer, scaled, &pods))
+                    .map(|answered| (answered.replicas, answered.name, answered.current))
+                    .map_err(|why| adapters::failure(metric, &why)),
+                None => propose(metric, scaled.replicas, &pods, &usage, look.now)
+                    .map(|(proposal, name)| (proposal.replicas, name, current_metric(metric, &proposal))),
+            };
+            match proposed {
+                Ok((replicas, name, current)) => {
+                    shown.push(current);
+                    if best.as_ref().is_none_or(|(count, _)| replicas > *count) {
+                        best = Some((replicas, name));
                     }
                 }
                 Err(why) => failure = failure.or(Some(why)),
@@ -355,8 +391,7 @@ fn propose(
         "Resource" => (&metric["resource"], None),
         "ContainerResource" => (&metric["containerResource"], metric["containerResource"]["container"].as_str()),
         other => {
-            let text = format!("unable to get metric: metrics of type {other} need an adapter, and none is read");
-            return Err((format!("FailedGet{other}Metric"), text));
+            return Err(("InvalidMetricSourceType".to_owned(), format!("unknown metric source type {other:?}")));
         }
     };
     let name = source["name"].as_str().unwrap_or_default();
@@ -480,6 +515,43 @@ status: {{phase: Running, startTime: '2025-12-31T00:00:00Z', conditions: [{{type
             (&status["desiredReplicas"], reason(&status, "ScalingLimited").as_str()),
             (&json!(5), "TooManyReplicas")
         );
+    }
+
+    /// Answers the second time it is asked.
+    #[derive(Default)]
+    struct Slow(Mutex<Vec<String>>);
+
+    impl AdapterMetrics for Slow {
+        fn read(&self, path: &str) -> Option<Result<Value, String>> {
+            let mut asked = self.0.lock();
+            asked.push(path.to_owned());
+            let answer = json!({"items": [{"metricName": "queue", "value": "35"}]});
+            (asked.len() > 1).then_some(Ok(answer))
+        }
+    }
+
+    #[test]
+    fn an_external_metric_decides_once_its_adapter_has_answered() {
+        let mut simulation = world(2, 2);
+        simulation.put(json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": "v1beta1.external.metrics.k8s.io"}, "spec": {}}));
+        simulation.edit("horizontalpodautoscalers.autoscaling", "ns", "h", |scaler| {
+            scaler["spec"]["metrics"] = json!([{"type": "External", "external": {"metric": {"name": "queue"},
+                "target": {"type": "AverageValue", "averageValue": "10"}}}]);
+        });
+        let mut controller = HorizontalPodAutoscalerController::new(Arc::new(Busy(0)));
+        controller.adapters = Some(Arc::new(Slow::default()));
+        let key = ObjectRef::new("ns", "h");
+        simulation.step(&controller, &key);
+        let replicas = |simulation: &Simulation| {
+            simulation.value("deployments.apps", "ns", "d").unwrap()["spec"]["replicas"].clone()
+        };
+        assert_eq!(replicas(&simulation), 2, "nothing is known yet");
+        simulation.step(&controller, &key);
+        assert_eq!(replicas(&simulation), 4);
+        let status = simulation.value("horizontalpodautoscalers.autoscaling", "ns", "h").unwrap()["status"].clone();
+        assert_eq!(status["currentMetrics"][0]["external"]["metric"]["name"], "queue");
+        assert_eq!(reason(&status, "ScalingActive"), "ValidMetricFound");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use skiff_api::Quantity;
 use super::PodUsage;
 
 /// Deviation from the target that is left alone.
-const TOLERANCE: f64 = 0.1;
+pub const TOLERANCE: f64 = 0.1;
 /// A starting pod's use of the processor says little for this long.
 const CPU_INITIALIZATION: SignedDuration = SignedDuration::from_secs(300);
 /// A pod that became unready this soon was never ready.
@@ -70,16 +70,35 @@ pub fn propose(
         let request = if let Target::Utilization(_) = resource.target { request_of(resource, pod)? } else { 0 };
         measured.push(Measured { usage: value, request, unready: is_unready(resource, pod, found, now) });
     }
-    decide(resource, current, &measured)
+    decide(resource.target, current, &measured)
 }
 
-fn decide(resource: &Resource<'_>, current: i64, pods: &[Measured]) -> Result<Proposal, String> {
+/// The same for a metric of pods that an adapter measured; `goal` and values in thousandths.
+pub fn propose_plain(
+    goal: i64,
+    current: i64,
+    pods: &[&Pod],
+    values: &BTreeMap<String, i64>,
+) -> Result<Proposal, String> {
+    let counted = pods.iter().filter(|pod| !is_ignored(pod)).map(|pod| Measured {
+        usage: values.get(pod.metadata.name.as_deref().unwrap_or_default()).copied(),
+        request: 0,
+        unready: crate::pod::phase(pod) == "Pending",
+    });
+    let measured: Vec<Measured> = counted.collect();
+    if measured.is_empty() {
+        return Err("no pods returned by selector while calculating replica count".to_owned());
+    }
+    decide(Target::Average(goal), current, &measured)
+}
+
+fn decide(target: Target, current: i64, pods: &[Measured]) -> Result<Proposal, String> {
     let settled: Vec<(i64, i64)> =
         pods.iter().filter(|pod| !pod.unready).filter_map(|pod| Some((pod.usage?, pod.request))).collect();
     if settled.is_empty() {
         return Err("did not receive metrics for targeted pods (pods might be unready)".to_owned());
     }
-    let (ratio, utilization, average) = ratio(resource.target, settled.iter().copied())?;
+    let (ratio, utilization, average) = ratio(target, settled.iter().copied())?;
     let with = |replicas: i64| Proposal { replicas, utilization, average };
     let (unready, missing) =
         (pods.iter().any(|pod| pod.unready), pods.iter().any(|pod| pod.usage.is_none() && !pod.unready));
@@ -95,10 +114,10 @@ fn decide(resource: &Resource<'_>, current: i64, pods: &[Measured]) -> Result<Pr
         (Some(usage), false) => Some((usage, pod.request)),
         (_, true) => rising.then_some((0, pod.request)),
         (None, false) if rising => Some((0, pod.request)),
-        (None, false) => Some((full(resource.target, pod.request), pod.request)),
+        (None, false) => Some((full(target, pod.request), pod.request)),
     });
     let assumed: Vec<(i64, i64)> = assumed.collect();
-    let (new_ratio, ..) = self::ratio(resource.target, assumed.iter().copied())?;
+    let (new_ratio, ..) = self::ratio(target, assumed.iter().copied())?;
     if (1.0 - new_ratio).abs() <= TOLERANCE || rising != (new_ratio > 1.0) {
         return Ok(with(current));
     }
@@ -136,7 +155,7 @@ fn ratio(target: Target, pods: impl Iterator<Item = (i64, i64)>) -> Result<(f64,
     }
 }
 
-fn ceil(value: f64) -> i64 {
+pub fn ceil(value: f64) -> i64 {
     value.ceil() as i64
 }
 
@@ -217,7 +236,7 @@ mod tests {
     }
 
     fn wanted(current: i64, numbers: &[(Option<i64>, bool)]) -> i64 {
-        decide(&CPU, current, &pods(numbers)).unwrap().replicas
+        decide(CPU.target, current, &pods(numbers)).unwrap().replicas
     }
 
     #[test]
@@ -241,7 +260,7 @@ mod tests {
 
     #[test]
     fn nothing_known_is_an_error() {
-        assert!(decide(&CPU, 1, &pods(&[(None, false)])).unwrap_err().starts_with("did not receive metrics"));
+        assert!(decide(CPU.target, 1, &pods(&[(None, false)])).unwrap_err().starts_with("did not receive metrics"));
         let none = propose(&CPU, 1, &[], &BTreeMap::new(), Timestamp::UNIX_EPOCH);
         assert!(none.unwrap_err().starts_with("no pods returned"));
     }

@@ -5,6 +5,7 @@
 //! [`CertificateAuthority`]; the rules of each signer are here and pure.
 
 mod age;
+pub mod pods;
 mod request;
 mod signer;
 

@@ -15,6 +15,8 @@
 //! Invariants: at most `parallelism` pods run; a terminal condition comes only
 //! when every pod has ended, announced before by FailureTarget or SuccessCriteriaMet.
 
+#[cfg(test)]
+mod held_tests;
 mod indexes;
 #[cfg(test)]
 mod orphan_tests;
@@ -46,6 +48,7 @@ use tally::Tally;
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const COMPLETION_INDEX: &str = "batch.kubernetes.io/job-completion-index";
 const INDEX_FAILURE_COUNT: &str = "batch.kubernetes.io/job-index-failure-count";
+const INDEX_IGNORED_COUNT: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 
 /// First and longest pause after failed pods.
 const BACKOFF_MIN: SignedDuration = SignedDuration::from_secs(10);
@@ -167,7 +170,7 @@ impl Pass<'_> {
     }
 
     fn run(&mut self, outcome: &mut Outcome) {
-        let tally = Tally::new(self);
+        let mut tally = Tally::new(self);
         let mut start = self.value["status"]["startTime"].as_str().map(str::to_owned);
         if start.is_none() && !self.is_suspended() {
             start = Some(write::time(self.context.now));
@@ -177,6 +180,9 @@ impl Pass<'_> {
             Some(verdict) => Some(verdict),
             None => self.verdict(&tally, start.as_deref(), outcome),
         };
+        if verdict.is_some() {
+            tally.hold_no_more();
+        }
         match &verdict {
             Some(verdict) => self.wind_up(verdict, &tally, outcome),
             None if self.is_suspended() => self.suspend(outcome, &mut start),
@@ -360,7 +366,7 @@ impl Pass<'_> {
             self.create_indexed(tally, missing, replaces_only_failed, outcome)
         } else {
             for number in 0..missing.min(BURST_MAX) {
-                self.create(number, None, 0, outcome);
+                self.create(number, None, (0, 0), outcome);
             }
         }
     }
@@ -400,7 +406,7 @@ impl Pass<'_> {
         }
     }
 
-    fn create(&self, number: usize, index: Option<u32>, failures: i32, outcome: &mut Outcome) {
+    fn create(&self, number: usize, index: Option<u32>, failures: (i32, i32), outcome: &mut Outcome) {
         let random = template::pod_name(&self.job.object, self.context.now, number);
         let mut template = self.value["spec"]["template"].clone();
         let name = match index {
@@ -515,12 +521,15 @@ fn index_of(pod: &Seen<Pod>) -> Option<u32> {
 }
 
 /// Tells a pod its index: annotation, label and environment.
-fn add_index(template: &mut Value, index: u32, failures: Option<i32>) {
+fn add_index(template: &mut Value, index: u32, failures: Option<(i32, i32)>) {
     let metadata = &mut template["metadata"];
     metadata["annotations"][COMPLETION_INDEX] = index.to_string().into();
     metadata["labels"][COMPLETION_INDEX] = index.to_string().into();
-    if let Some(failures) = failures {
+    if let Some((failures, ignored)) = failures {
         metadata["annotations"][INDEX_FAILURE_COUNT] = failures.to_string().into();
+        if ignored > 0 {
+            metadata["annotations"][INDEX_IGNORED_COUNT] = ignored.to_string().into();
+        }
     }
     let field = format!("metadata.labels['{COMPLETION_INDEX}']");
     let variable = json!({"name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": {

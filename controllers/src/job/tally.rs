@@ -6,7 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::{BACKOFF_MAX, BACKOFF_MIN, INDEX_FAILURE_COUNT, Indexes, Pass, ended_at, has_finalizer, index_of, policy};
+use super::{
+    BACKOFF_MAX, BACKOFF_MIN, INDEX_FAILURE_COUNT, INDEX_IGNORED_COUNT, Indexes, Pass, ended_at, has_finalizer,
+    index_of, policy,
+};
 use crate::{pod, seen::Seen};
 
 pub struct Tally {
@@ -26,7 +29,38 @@ pub struct Tally {
     pub failed_indexes: Indexes,
     /// Ends of failed pods since the last success.
     failures: Vec<Timestamp>,
-    index_failures: BTreeMap<u32, (i32, Option<Timestamp>)>,
+    index_failures: BTreeMap<u32, IndexFailure>,
+    /// Failed pods that are held until their index has another, which takes over their count; true for those that count.
+    delayed: BTreeMap<String, bool>,
+}
+
+/// The last failed pod of an index.
+struct IndexFailure {
+    uid: String,
+    /// Failures of the index up to and with this pod, and those that a policy does not count.
+    failures: i32,
+    ignored: i32,
+    ended: Option<Timestamp>,
+}
+
+impl IndexFailure {
+    fn of(pod: &Seen<Pod>, is_ignored: bool) -> IndexFailure {
+        let before = |name: &str| pod.meta().annotations.get(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        IndexFailure {
+            uid: pod.uid().to_owned(),
+            failures: before(INDEX_FAILURE_COUNT) + i32::from(!is_ignored),
+            ignored: before(INDEX_IGNORED_COUNT) + i32::from(is_ignored),
+            ended: ended_at(pod),
+        }
+    }
+
+    fn all(&self) -> i32 {
+        self.failures + self.ignored
+    }
+
+    fn is_before(&self, other: &IndexFailure) -> bool {
+        self.all() <= other.all() && self.ended <= other.ended
+    }
 }
 
 impl Tally {
@@ -51,10 +85,14 @@ impl Tally {
             failed_indexes: indexes("failedIndexes"),
             failures: Vec::new(),
             index_failures: BTreeMap::new(),
+            delayed: BTreeMap::new(),
         };
         tally.book(pass);
         for pod in &pass.pods {
             tally.note(pod, pass);
+        }
+        if pass.spec.backoff_limit_per_index.is_some() {
+            tally.hold_last(pass);
         }
         tally.succeeded = if pass.is_indexed() {
             tally.completed.len() as i32
@@ -64,7 +102,8 @@ impl Tally {
         if pass.is_indexed() {
             tally.counted_succeeded = tally.completed.len() as i32;
         }
-        tally.failed = tally.counted_failed + tally.listed_failed.len() as i32;
+        let held = tally.delayed.values().filter(|counts| **counts).count();
+        tally.failed = tally.counted_failed + (tally.listed_failed.len() + held) as i32;
         tally.note_recent_failures(pass);
         tally
     }
@@ -99,14 +138,13 @@ impl Tally {
             pass.spec.pod_failure_policy.is_some() || pass.spec.pod_replacement_policy.as_deref() == Some("Failed");
         let failed = pod::phase(&pod.typed) == "Failed" || (pod.is_deleting() && !succeeded && !waits_for_end);
         if failed && let Some(index) = index {
-            let before = pod.meta().annotations.get(INDEX_FAILURE_COUNT).and_then(|text| text.parse().ok());
-            let counts = i32::from(!policy::is_ignored(&pass.spec, pod));
-            let entry = self.index_failures.entry(index).or_insert((0, None));
-            entry.0 = entry.0.max(before.unwrap_or(0) + counts);
-            entry.1 = entry.1.max(ended_at(pod));
+            let failure = IndexFailure::of(pod, policy::is_ignored(&pass.spec, pod));
             let limit = pass.spec.backoff_limit_per_index;
-            if policy::fails_index(&pass.spec, pod) || limit.is_some_and(|limit| entry.0 > limit) {
+            if policy::fails_index(&pass.spec, pod) || limit.is_some_and(|limit| failure.failures > limit) {
                 self.failed_indexes.insert(index);
+            }
+            if self.index_failures.get(&index).is_none_or(|last| last.is_before(&failure)) {
+                self.index_failures.insert(index, failure);
             }
         }
         if !has_finalizer(pod) || self.stored.contains(pod.uid()) {
@@ -120,6 +158,34 @@ impl Tally {
         } else if failed {
             let list = if policy::is_ignored(&pass.spec, pod) { &mut self.ignored } else { &mut self.listed_failed };
             list.insert(pod.uid().to_owned());
+        }
+    }
+
+    /// Takes the last failed pod of every index that is to have another out of
+    /// the books: should it vanish first, nobody would know how often the index failed.
+    fn hold_last(&mut self, pass: &Pass) {
+        let active: Indexes = pass.active().into_iter().filter_map(index_of).collect();
+        for (index, last) in &self.index_failures {
+            if active.contains(*index) || self.completed.contains(*index) || self.failed_indexes.contains(*index) {
+                continue;
+            }
+            if self.listed_failed.contains(&last.uid) && !self.stored.contains(&last.uid) {
+                self.listed_failed.remove(&last.uid);
+                self.delayed.insert(last.uid.clone(), true);
+            } else if self.ignored.remove(&last.uid) {
+                self.delayed.insert(last.uid.clone(), false);
+            }
+        }
+    }
+
+    /// The job ends, so no index gets another pod.
+    pub fn hold_no_more(&mut self) {
+        for (uid, counts) in std::mem::take(&mut self.delayed) {
+            if counts {
+                self.listed_failed.insert(uid)
+            } else {
+                self.ignored.insert(uid)
+            };
         }
     }
 
@@ -142,14 +208,15 @@ impl Tally {
         Some((self.failures.len() as u32, *last))
     }
 
-    pub fn failures_of(&self, index: u32) -> i32 {
-        self.index_failures.get(&index).map_or(0, |(count, _)| *count)
+    /// How often an index failed: counted, and by a policy not counted.
+    pub fn failures_of(&self, index: u32) -> (i32, i32) {
+        self.index_failures.get(&index).map_or((0, 0), |last| (last.failures, last.ignored))
     }
 
     pub fn backoff_of(&self, index: u32, now: Timestamp) -> Option<SignedDuration> {
-        let (count, Some(last)) = self.index_failures.get(&index)? else { return None };
-        let pause = BACKOFF_MIN.saturating_mul(1 << (*count - 1).clamp(0, 8)).min(BACKOFF_MAX);
-        let rest = pause - now.duration_since(*last);
+        let last = self.index_failures.get(&index)?;
+        let pause = BACKOFF_MIN.saturating_mul(1 << (last.all() - 1).clamp(0, 8)).min(BACKOFF_MAX);
+        let rest = pause - now.duration_since(last.ended?);
         rest.is_positive().then_some(rest)
     }
 

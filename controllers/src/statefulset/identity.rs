@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::{Value, json};
+use skiff_client::Outcome;
 
 use super::Pass;
 use crate::{history::REVISION_HASH, seen::Seen, template, write};
@@ -81,26 +82,62 @@ impl Pass<'_> {
             for (key, value) in self.set.typed.spec.selector.match_labels.iter().flatten() {
                 metadata["labels"][key] = value.as_str().into();
             }
-            if self.retention(|policy| policy.when_deleted.as_deref()) == "Delete" {
-                let mut owner = write::controller_reference(&self.set.object);
-                owner["controller"] = false.into();
-                metadata["ownerReferences"] = json!([owner]);
+            let owners = self.claim_owners(&[], None);
+            if !owners.is_empty() {
+                metadata["ownerReferences"] = owners.into();
             }
             Some((name, claim))
         });
         claims.collect()
     }
 
-    fn retention(
-        &self,
-        which: impl Fn(&k8s_openapi::api::apps::v1::StatefulSetPersistentVolumeClaimRetentionPolicy) -> Option<&str>,
-    ) -> String {
+    /// The owners a claim should have: those of others stay, ours follow the
+    /// retention policy. `condemned` is the pod when it is to be scaled away.
+    fn claim_owners(&self, have: &[Value], condemned: Option<&Seen<Pod>>) -> Vec<Value> {
         let policy = self.set.typed.spec.persistent_volume_claim_retention_policy.as_ref();
-        policy.and_then(which).unwrap_or("Retain").to_owned()
+        let deletes = |which: Option<&String>| which.is_some_and(|word| word == "Delete");
+        let when_deleted = deletes(policy.and_then(|policy| policy.when_deleted.as_ref()));
+        let when_scaled = deletes(policy.and_then(|policy| policy.when_scaled.as_ref()));
+        let is_ours = |owner: &Value| {
+            let is = |version: &str, kind: &str| owner["apiVersion"] == version && owner["kind"] == kind;
+            is("apps/v1", "StatefulSet") && owner["name"] == self.set.name()
+                || is("v1", "Pod")
+                    && owner["name"].as_str().is_some_and(|name| ordinal(self.set.name(), name).is_some())
+        };
+        let mut owners: Vec<Value> = have.iter().filter(|owner| !is_ours(owner)).cloned().collect();
+        // A claim that somebody else controls is left to them.
+        if owners.iter().any(|owner| owner["controller"] == true) {
+            return owners;
+        }
+        match condemned {
+            Some(pod) if when_scaled => owners.push(write::controller_reference(&pod.object)),
+            _ if when_deleted => owners.push(write::controller_reference(&self.set.object)),
+            _ => {}
+        }
+        owners
+    }
+
+    /// Brings the owners of a pod's claims in line with the retention policy, which may have changed.
+    pub(super) fn retain_claims(&self, number: i32, pod: &Seen<Pod>, is_condemned: bool, outcome: &mut Outcome) {
+        for (_, claim) in self.claims(number) {
+            let name = claim["metadata"]["name"].as_str().unwrap_or_default();
+            let Some(have) = self.world.object::<PersistentVolumeClaim>(self.set.namespace(), name) else { continue };
+            if have.meta.is_deleting() {
+                continue;
+            }
+            let Ok(value) = have.value() else { continue };
+            let old = value["metadata"]["ownerReferences"].as_array().map_or(&[][..], Vec::as_slice);
+            let owners = self.claim_owners(old, is_condemned.then_some(pod));
+            if owners != old {
+                let body = json!({"metadata": {"ownerReferences": owners, "uid": have.meta.uid,
+                    "resourceVersion": have.meta.resource_version}});
+                outcome.push(write::merge::<PersistentVolumeClaim>(&have, None, body));
+            }
+        }
     }
 
     /// Creates the claims of a number that do not exist.
-    pub(super) fn create_claims(&self, ordinal: i32, outcome: &mut skiff_client::Outcome) {
+    pub(super) fn create_claims(&self, ordinal: i32, outcome: &mut Outcome) {
         for (_, claim) in self.claims(ordinal) {
             let name = claim["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             if self.world.object::<PersistentVolumeClaim>(self.set.namespace(), &name).is_some() {
@@ -115,28 +152,12 @@ impl Pass<'_> {
             outcome.events.push(write::normal(&self.set.object, "SuccessfulCreate", message));
         }
     }
-
-    /// Ties the claims of a pod that is scaled away to it, if they go with it.
-    pub(super) fn release_claims(&self, ordinal: i32, pod: &Seen<Pod>, outcome: &mut skiff_client::Outcome) {
-        if self.retention(|policy| policy.when_scaled.as_deref()) != "Delete" {
-            return;
-        }
-        for (_, claim) in self.claims(ordinal) {
-            let name = claim["metadata"]["name"].as_str().unwrap_or_default();
-            let Some(have) = self.world.object::<PersistentVolumeClaim>(self.set.namespace(), name) else { continue };
-            if have.meta.owner_references.iter().any(|owner| owner.uid == pod.meta().uid) {
-                continue;
-            }
-            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name(), "uid": pod.uid()});
-            let body = json!({"metadata": {"ownerReferences": [owner], "uid": have.meta.uid}});
-            outcome.push(write::strategic::<PersistentVolumeClaim>(&have, None, body));
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{simulation::Simulation, statefulset::StatefulSetController};
 
     #[test]
     fn only_plain_numbers_behind_the_name_are_ordinals() {
@@ -146,5 +167,43 @@ mod tests {
         assert_eq!(ordinal("web", "web-a"), None);
         assert_eq!(ordinal("web", "web-db-1"), None);
         assert_eq!(ordinal("web", "web-"), None);
+    }
+
+    /// Owners of the claims `data-db-0` and `data-db-2` after a change of the policy.
+    fn owners_after(simulation: &mut Simulation, change: impl FnOnce(&mut Value)) -> [Vec<String>; 2] {
+        simulation.edit("statefulsets.apps", "d", "db", |set| change(&mut set["spec"]));
+        simulation.settle(&[&StatefulSetController], true, |_| {});
+        ["data-db-0", "data-db-2"].map(|claim| {
+            let claim = simulation.value("persistentvolumeclaims", "d", claim).unwrap();
+            let owners = claim["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+            owners.iter().map(|owner| format!("{}/{}", owner["kind"], owner["name"]).replace('"', "")).collect()
+        })
+    }
+
+    #[test]
+    fn a_changed_retention_policy_reaches_claims_that_are_there() {
+        let mut simulation = Simulation::new(include_str!("../../testdata/statefulset.yaml"));
+        let policy = |deleted: &'static str, scaled: &'static str| {
+            move |spec: &mut Value| {
+                spec["persistentVolumeClaimRetentionPolicy"] = json!({"whenDeleted": deleted, "whenScaled": scaled});
+            }
+        };
+        let none: [Vec<String>; 2] = Default::default();
+        let set = || vec!["StatefulSet/db".to_owned()];
+        assert_eq!(owners_after(&mut simulation, |_| {}), none);
+        assert_eq!(owners_after(&mut simulation, policy("Delete", "Retain")), [set(), set()]);
+        assert_eq!(owners_after(&mut simulation, policy("Retain", "Retain")), none);
+        assert_eq!(owners_after(&mut simulation, policy("Retain", "Delete")), none);
+        // A pod that is scaled away takes its claim with it; the others stay with the set.
+        assert_eq!(owners_after(&mut simulation, policy("Delete", "Delete")), [set(), set()]);
+        let scaled = owners_after(&mut simulation, |spec| spec["replicas"] = 2.into());
+        assert_eq!(scaled, [set(), vec!["Pod/db-2".to_owned()]]);
+        // Owners of others are kept, and a claim that somebody else controls is not taken over.
+        let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "m", "uid": "m", "controller": true});
+        simulation.edit("persistentvolumeclaims", "d", "data-db-0", |claim| {
+            claim["metadata"]["ownerReferences"] = json!([other]);
+        });
+        let last = owners_after(&mut simulation, |spec| spec["minReadySeconds"] = 0.into());
+        assert_eq!(last[0], ["ConfigMap/m"]);
     }
 }

@@ -26,6 +26,9 @@ impl Pass<'_> {
         }
         let (kept, condemned): (BTreeMap<_, _>, BTreeMap<_, _>) =
             by_ordinal.into_iter().partition(|(number, _)| range.contains(number));
+        for (pods, is_condemned) in [(&kept, false), (&condemned, true)] {
+            pods.iter().for_each(|(number, pod)| self.retain_claims(*number, pod, is_condemned, outcome));
+        }
         let first_unhealthy =
             kept.values().chain(condemned.values()).find(|pod| !self.is_healthy(pod)).map(|pod| pod.name().to_owned());
         if !self.raise(&range, &kept, current_replicas, outcome) {
@@ -91,7 +94,7 @@ impl Pass<'_> {
         first_unhealthy: Option<&str>,
         outcome: &mut Outcome,
     ) -> bool {
-        for (number, pod) in condemned.iter().rev() {
+        for pod in condemned.values().rev() {
             if pod.is_deleting() {
                 if self.is_ordered() {
                     return false;
@@ -102,7 +105,6 @@ impl Pass<'_> {
             if self.is_ordered() && !is_available && first_unhealthy != Some(pod.name()) {
                 return false;
             }
-            self.release_claims(*number, pod, outcome);
             self.delete(pod, outcome);
             if self.is_ordered() {
                 return false;

@@ -61,6 +61,9 @@ impl Admission for NodeRestriction {
             ("coordination.k8s.io", "leases", _) => lease(request, node),
             ("storage.k8s.io", "csinodes", _) => named_after(request, node, "csinode"),
             ("resource.k8s.io", "resourceslices", _) => slice(request, node),
+            ("certificates.k8s.io", "podcertificaterequests", subresource) => {
+                return pod_certificate(request, node, subresource);
+            }
             _ => Ok(()),
         };
         verdict.map_err(|why| request.forbidden(why))
@@ -247,6 +250,78 @@ fn slice(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
     }
 }
 
+/// A node asks for certificates of pods that run on it, as what they are. Uids
+/// that do not fit may come from a look that is too old, so those are no
+/// refusals for good.
+fn pod_certificate(request: &AdmissionRequest<'_>, node: &str, subresource: &str) -> Result<(), Status> {
+    let forbid = |why: String| Err(request.forbidden(why));
+    if request.operation != Op::Create {
+        return forbid(format!("unexpected operation {}", request.operation.as_str()));
+    }
+    if !subresource.is_empty() {
+        return forbid(format!("unexpected subresource {subresource}"));
+    }
+    let Some(object) = &request.object else { return Ok(()) };
+    let asked = |name: &str| text(&object["spec"], name);
+    if asked("nodeName") != node {
+        let named = asked("nodeName");
+        return forbid(format!(
+            "PodCertificateRequest.Spec.NodeName={named:?}, which is not the requesting node {node:?}"
+        ));
+    }
+    let full = |name: &str| format!("{}/{name}", request.namespace);
+    let pod_name = full(asked("podName"));
+    let find = |kind: &str, resource: &'static str, namespace: &str, name: &str, shown: &str| {
+        let found = lookup::find(request.snapshot, GroupResource::new("", resource), namespace, name);
+        found.ok_or_else(|| {
+            Status::internal(format!(
+                "while retrieving {kind} {shown:?} named in the PodCertificateRequest: {resource} {name:?} not found"
+            ))
+        })
+    };
+    let differs = |what: String| Err(Status::internal(format!("PodCertificateRequest for pod {pod_name:?} {what}")));
+    let own = find("node", "nodes", "", node, node)?;
+    if own.meta.uid.as_str() != asked("nodeUID") {
+        let (uid, real) = (asked("nodeUID"), own.meta.uid.as_str());
+        return differs(format!("names node UID {uid:?}, inconsistent with the running node ({real:?})"));
+    }
+    let pod = find("pod", "pods", request.namespace, asked("podName"), &pod_name)?;
+    if pod.meta.uid.as_str() != asked("podUID") {
+        let (uid, real) = (asked("podUID"), pod.meta.uid.as_str());
+        return differs(format!("contains pod UID ({uid:?}) which differs from running pod {real:?}"));
+    }
+    let value = pod.value().map_err(|error| Status::internal(error.to_string()))?;
+    if text(&value["spec"], "nodeName") != node {
+        return forbid(format!("pod {pod_name:?} is not running on node {node:?} named in the PodCertificateRequest"));
+    }
+    if pod.meta.annotations.contains_key(MIRROR_ANNOTATION) {
+        return forbid(format!("pod {pod_name:?} is a mirror pod"));
+    }
+    let (account, running) = (asked("serviceAccountName"), text(&value["spec"], "serviceAccountName"));
+    if account != running {
+        return forbid(format!(
+            "PodCertificateRequest for pod {pod_name:?} contains serviceAccountName ({account:?}) that differs from running pod ({running:?})"
+        ));
+    }
+    let found = find("service account", "serviceaccounts", request.namespace, account, &full(account))?;
+    if found.meta.uid.as_str() != asked("serviceAccountUID") {
+        let (uid, real) = (asked("serviceAccountUID"), found.meta.uid.as_str());
+        return differs(format!(
+            "names service account UID {uid:?}, which differs from the running service account ({real:?})"
+        ));
+    }
+    let signer = asked("signerName");
+    let mounts = list(&value["spec"], "volumes")
+        .iter()
+        .flat_map(|volume| list(&volume["projected"], "sources"))
+        .any(|source| text(&source["podCertificate"], "signerName") == signer);
+    if mounts {
+        Ok(())
+    } else {
+        forbid(format!("pod {pod_name:?} does not mount a podCertificate projected volume for signer {signer:?}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,5 +391,52 @@ mod tests {
                 .await
                 .is_err()
         );
+    }
+    #[tokio::test]
+    async fn certificates_are_asked_for_pods_of_the_node_as_they_are() {
+        let pod = |name: &str, node: &str| {
+            json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "n", "uid": "p"}, "spec": {"nodeName": node,
+                "serviceAccountName": "sa", "volumes": [{"projected": {"sources": [
+                    {"podCertificate": {"signerName": "example.com/a"}}]}}]}})
+        };
+        let of = |kind: &str, name: &str, uid: &str, namespace: Option<&str>| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "uid": uid, "namespace": namespace}});
+        let case = case()
+            .with("", "nodes", of("Node", "a", "u", None))
+            .with("", "serviceaccounts", of("ServiceAccount", "sa", "s", Some("n")))
+            .with("", "pods", pod("here", "a"))
+            .with("", "pods", pod("there", "b"));
+        let good = json!({"nodeName": "a", "nodeUID": "u", "podName": "here", "podUID": "p",
+            "serviceAccountName": "sa", "serviceAccountUID": "s", "signerName": "example.com/a"});
+        let ask = |name: &str, value: &str| {
+            let mut spec = good.clone();
+            spec[name] = value.into();
+            case.create("certificates.k8s.io", "podcertificaterequests", "n", json!({"metadata": {}, "spec": spec}))
+        };
+        ask("podUID", "p").validate(&NodeRestriction).await.unwrap();
+        for (name, value, code, wanted) in [
+            ("nodeName", "b", 403, "PodCertificateRequest.Spec.NodeName=\"b\", which is not the requesting node \"a\""),
+            ("nodeUID", "x", 500, "names node UID \"x\", inconsistent with the running node (\"u\")"),
+            (
+                "podName",
+                "there",
+                403,
+                "pod \"n/there\" is not running on node \"a\" named in the PodCertificateRequest",
+            ),
+            ("podName", "none", 500, "while retrieving pod \"n/none\" named in the PodCertificateRequest"),
+            ("podUID", "x", 500, "contains pod UID (\"x\") which differs from running pod \"p\""),
+            (
+                "serviceAccountName",
+                "b",
+                403,
+                "contains serviceAccountName (\"b\") that differs from running pod (\"sa\")",
+            ),
+            ("serviceAccountUID", "x", 500, "names service account UID \"x\""),
+            ("signerName", "example.com/b", 403, "for signer \"example.com/b\""),
+        ] {
+            let error = ask(name, value).validate(&NodeRestriction).await.unwrap_err();
+            assert_eq!(error.code, code, "{name}: {}", error.message);
+            assert!(error.message.contains(wanted), "{name}: {}", error.message);
+        }
     }
 }

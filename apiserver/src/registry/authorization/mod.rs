@@ -115,6 +115,21 @@ fn subject(spec: &Value) -> UserInfo {
     }
 }
 
+/// The selector of a review in the form that requests have; requirements other than for one value narrow nothing.
+fn field_selector(selector: &Value) -> String {
+    let raw = text(selector, "rawSelector");
+    if !raw.is_empty() {
+        return raw.to_owned();
+    }
+    let terms = list(selector, "requirements").iter().filter_map(|requirement| match list(requirement, "values") {
+        [Value::String(value)] if text(requirement, "operator") == "In" => {
+            Some(format!("{}={value}", text(requirement, "key")))
+        }
+        _ => None,
+    });
+    terms.collect::<Vec<_>>().join(",")
+}
+
 fn attributes(user: UserInfo, spec: &Value) -> Attributes {
     let owned = |value: &Value, name: &str| text(value, name).to_owned();
     match field(spec, "resourceAttributes") {
@@ -128,6 +143,7 @@ fn attributes(user: UserInfo, spec: &Value) -> Attributes {
             subresource: owned(resource, "subresource"),
             name: owned(resource, "name"),
             path: String::new(),
+            field_selector: field_selector(&resource["fieldSelector"]),
         },
         None => {
             let path = &spec["nonResourceAttributes"];
