@@ -5,6 +5,8 @@
 
 use std::cmp::Ordering;
 
+use bytes::Bytes;
+
 use crate::error::{Error, Result};
 use crate::gather::gather_over;
 use crate::index::Index;
@@ -135,6 +137,13 @@ impl Evaluator<'_> {
     }
 
     fn holds(&self, compare: &Compare) -> bool {
+        if compare.range.end == RangeEnd::Single {
+            return match (self.overlay.latest(self.index, &compare.range.start), &compare.target) {
+                (None, CompareTarget::Value(_)) => false,
+                (None, _) => compare_holds(compare, &KeyValue::default()),
+                (Some(kv), _) => compare_holds(compare, &kv),
+            };
+        }
         let kvs = self.newest(&compare.range);
         match (kvs.is_empty(), &compare.target) {
             (true, CompareTarget::Value(_)) => false,
@@ -233,8 +242,9 @@ impl Evaluator<'_> {
             None => (put.value.clone(), put.lease),
         };
         let prev_kv = if put.prev_kv { prev.clone() } else { None };
-        // The index keeps the key it already has; a new one is kept as given.
-        self.overlay.put(put.key.clone(), value, lease, prev);
+        // The key that is already there, or one that keeps no larger buffer alive.
+        let key = prev.as_ref().map_or_else(|| Bytes::copy_from_slice(&put.key), |kv| kv.key.clone());
+        self.overlay.put(key, value, lease, prev);
         PutResponse { revision: self.overlay.revision_so_far(), prev_kv }
     }
 

@@ -21,14 +21,29 @@ use crate::overlay::{LeaseEffect, Overlay};
 use crate::quota::Quota;
 use crate::revision::Revision;
 use crate::store::{Shared, StoreOptions};
+use crate::txn::RawTxn;
 
 /// Answers of one batch from which on the runtime sends them.
 const ANSWERS_HANDED_OVER: usize = 4;
 /// Pause after the disk refused background work or an expiry.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Sends the prepared answer, or the error of the commit it depended on.
-type Answer = Box<dyn FnOnce(Result<()>) + Send>;
+/// A prepared answer.
+enum Answer {
+    /// By far the most frequent; without a box for each.
+    Txn(Reply<RawTxn>, Result<RawTxn>),
+    Other(Box<dyn FnOnce(Result<()>) + Send>),
+}
+
+impl Answer {
+    /// Sends it, or the error of the commit it depended on. A caller that has gone away does not want to know.
+    fn send(self, committed: Result<()>) {
+        match self {
+            Answer::Txn(reply, result) => drop(reply.send(committed.and(result))),
+            Answer::Other(send) => send(committed),
+        }
+    }
+}
 
 /// A batch evaluated, and all that follows from its commit.
 struct Prepared {
@@ -181,7 +196,7 @@ impl Writer {
     /// system call; many are handed over at once, and wake tasks from where tasks run.
     fn send(&self, answers: Vec<Answer>, result: Result<()>) {
         let are_many = answers.len() >= ANSWERS_HANDED_OVER;
-        let send = move || answers.into_iter().for_each(|answer| answer(result.clone()));
+        let send = move || answers.into_iter().for_each(|answer| answer.send(result.clone()));
         match &self.shared.runtime {
             Some(runtime) if are_many => drop(runtime.spawn(async move { send() })),
             _ => send(),
@@ -232,9 +247,9 @@ impl Writer {
     ) -> Option<Answer> {
         Some(match command {
             Command::Txn(txn, reply) if txn.puts() && !self.has_room(txn.weight(), evaluator.overlay) => {
-                answer(reply, Err(Error::NoSpace))
+                Answer::Txn(reply, Err(Error::NoSpace))
             }
-            Command::Txn(txn, reply) => answer(reply, evaluator.txn(&txn)),
+            Command::Txn(txn, reply) => Answer::Txn(reply, evaluator.txn(&txn)),
             Command::Grant { reply, .. } if !self.has_room(0, evaluator.overlay) => answer(reply, Err(Error::NoSpace)),
             Command::Grant { id, ttl, reply } => answer(reply, evaluator.grant(id, ttl)),
             Command::Renew { id, reply } => answer(reply, evaluator.renew(id)),
@@ -467,10 +482,7 @@ impl Writer {
 }
 
 fn answer<T: Send + 'static>(reply: Reply<T>, result: Result<T>) -> Answer {
-    Box::new(move |committed| {
-        // A caller that has gone away does not want to know.
-        let _ = reply.send(committed.and(result));
-    })
+    Answer::Other(Box::new(move |committed| drop(reply.send(committed.and(result)))))
 }
 
 fn answer_all(waiters: impl IntoIterator<Item = Reply<()>>, result: &Result<()>) {

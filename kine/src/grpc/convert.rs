@@ -36,11 +36,6 @@ pub(crate) fn status(error: Error) -> Status {
     Status::new(code, error.to_string())
 }
 
-/// A request's bytes share one large buffer; what is kept must not keep that alive.
-fn owned(bytes: &Bytes) -> Bytes {
-    Bytes::copy_from_slice(bytes)
-}
-
 pub(crate) fn key_value(kv: KeyValue) -> mvccpb::KeyValue {
     mvccpb::KeyValue {
         key: kv.key,
@@ -94,10 +89,12 @@ pub(crate) fn range_request(request: pb::RangeRequest) -> Result<RangeRequest, S
     })
 }
 
-pub(crate) fn put_request(request: &pb::PutRequest) -> PutRequest {
+pub(crate) fn put_request(request: pb::PutRequest) -> PutRequest {
     PutRequest {
-        key: owned(&request.key),
-        value: owned(&request.value),
+        // The store keeps a key of its own.
+        key: request.key,
+        // A request's bytes share one large buffer; what is kept must not keep that alive.
+        value: Bytes::copy_from_slice(&request.value),
         lease: request.lease,
         prev_kv: request.prev_kv,
         ignore_value: request.ignore_value,
@@ -122,7 +119,7 @@ fn op(op: pb::RequestOp) -> Option<Result<Op, Status>> {
     use pb::request_op::Request;
     Some(match op.request? {
         Request::RequestRange(range) => range_request(range).map(Op::Range),
-        Request::RequestPut(put) => Ok(Op::Put(put_request(&put))),
+        Request::RequestPut(put) => Ok(Op::Put(put_request(put))),
         Request::RequestDeleteRange(delete) => Ok(Op::Delete(delete_request(delete))),
         Request::RequestTxn(txn) => txn_request(txn).map(Op::Txn),
     })

@@ -16,6 +16,7 @@ use tower::Service;
 
 use super::Face;
 use super::pb::DESCRIPTORS;
+use super::pb::etcdserverpb::RangeRequest;
 use super::pb::etcdserverpb::auth_server::AuthServer;
 use super::pb::etcdserverpb::cluster_server::ClusterServer;
 use super::pb::etcdserverpb::kv_server::KvServer;
@@ -23,7 +24,7 @@ use super::pb::etcdserverpb::lease_server::LeaseServer;
 use super::pb::etcdserverpb::maintenance_server::MaintenanceServer;
 use super::pb::etcdserverpb::watch_server::WatchServer;
 use super::pb::health::health_server::HealthServer;
-use super::unary::{Answer, receive, respond};
+use super::unary::{Answer, receive, refuse, respond};
 use crate::limits::GRPC_DECODE_BYTES_MAX;
 
 /// Answers requests. Cloned for each, so that must cost next to nothing.
@@ -58,7 +59,16 @@ impl Dispatch {
     async fn key_value(self, call: Call, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
         let (face, body) = (&self.0.face, request.into_body());
         match call {
-            Call::Range => unary(body, |message| face.answer_range(message)).await,
+            Call::Range => match receive::<RangeRequest, _>(body).await {
+                Ok(message) if message.range_end.is_empty() => respond(face.answer_range(message).await),
+                // It may be long: in a task of its own it does not hold up the other calls of the connection.
+                Ok(message) => {
+                    let face = face.clone();
+                    let answered = tokio::spawn(async move { respond(face.answer_range(message).await) });
+                    answered.await.unwrap_or_else(|error| refuse(Status::internal(error.to_string())))
+                }
+                Err(status) => refuse(status),
+            },
             Call::Put => unary(body, |message| face.answer_put(message)).await,
             Call::DeleteRange => unary(body, |message| face.answer_delete_range(message)).await,
             Call::Txn => unary(body, |message| face.answer_txn(message)).await,
@@ -77,7 +87,7 @@ where
 {
     match receive(body).await {
         Ok(message) => respond(work(message).await),
-        Err(status) => respond(Err::<Answered, _>(status)),
+        Err(status) => refuse(status),
     }
 }
 

@@ -25,7 +25,7 @@ impl Face {
 
     pub(crate) async fn answer_put(&self, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
         fits(&request)?;
-        let response = self.store.put(put_request(&request)).await.map_err(status)?;
+        let response = self.store.put(put_request(request)).await.map_err(status)?;
         Ok(self.put_response(response))
     }
 

@@ -6,6 +6,7 @@
 
 mod auth;
 mod authority;
+mod calls;
 mod cluster;
 mod convert;
 mod dispatch;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::{RootCertStore, crypto::ring};
 use rustls_pki_types::pem::PemObject;
@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Face;
 use super::authority::UnixConnection;
+use super::calls::{NewCalls, WithCalls};
 use super::dispatch::Dispatch;
 use crate::limits::{
     GRPC_CONNECTION_WINDOW_BYTES, GRPC_HANDSHAKE_DEADLINE, GRPC_STOP_DEADLINE, GRPC_STREAM_WINDOW_BYTES,
@@ -213,7 +214,8 @@ async fn serve_connection<IO>(
             Err(_) => return,
         },
     };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let calls = NewCalls::default();
+    let mut builder = http2::Builder::new(calls.clone());
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
@@ -221,11 +223,11 @@ async fn serve_connection<IO>(
         .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(GRPC_STREAMS_MAX)
         .auto_date_header(false);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), dispatch));
+    let mut connection = WithCalls::new(builder.serve_connection(TokioIo::new(io), dispatch), calls);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = &mut connection => ended,
         () = token.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+            connection.connection().graceful_shutdown();
             // A client that does not hang up does not hold up the end.
             match tokio::time::timeout(GRPC_STOP_DEADLINE, connection).await {
                 Ok(ended) => ended,

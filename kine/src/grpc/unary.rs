@@ -65,8 +65,9 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Answer::Message(Some(message)) => SizeHint::with_exact(message.len() as u64),
-            Answer::Message(None) | Answer::Trailers | Answer::Ended => SizeHint::with_exact(0),
+            // Exactly known it would become a header, which nobody needs.
+            Answer::Message(_) | Answer::Trailers => SizeHint::default(),
+            Answer::Ended => SizeHint::with_exact(0),
             Answer::Library(body) => body.size_hint(),
         }
     }
@@ -84,6 +85,10 @@ where
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Status::new(Code::Cancelled, error.to_string()))?;
         let Ok(data) = frame.into_data() else { break };
+        if data.is_empty() {
+            // Some clients end their side with one.
+            continue;
+        }
         if whole.is_empty() && parts.is_empty() {
             // Nearly always the only part.
             whole = data;
@@ -128,11 +133,16 @@ fn decode<M: Message + Default>(mut bytes: Bytes) -> Result<M, Status> {
 pub(crate) fn respond(result: Result<impl Message, Status>) -> Result<Response<Answer>, Infallible> {
     let message = match result.and_then(|message| encode(&message)) {
         Ok(message) => message,
-        Err(status) => return Ok(status.into_http()),
+        Err(status) => return refuse(status),
     };
     let mut response = Response::new(Answer::Message(Some(message)));
     response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
     Ok(response)
+}
+
+/// The response of a call that failed.
+pub(crate) fn refuse(status: Status) -> Result<Response<Answer>, Infallible> {
+    Ok(status.into_http())
 }
 
 fn encode(message: &impl Message) -> Result<Bytes, Status> {
