@@ -117,6 +117,26 @@ impl Ast {
         self.positions[id.0 as usize] as usize
     }
 
+    /// The parts of `a.b.c`, when the expression is nothing else.
+    pub fn dotted(&self, id: Id) -> Option<Vec<&str>> {
+        let mut parts: Vec<&str> = Vec::new();
+        let mut id = id;
+        loop {
+            match self.get(id) {
+                Node::Ident(name) => {
+                    parts.push(name);
+                    parts.reverse();
+                    return Some(parts);
+                }
+                Node::Select { operand, field, test: false } => {
+                    parts.push(field);
+                    id = *operand;
+                }
+                _ => return None,
+            }
+        }
+    }
+
     /// How many nodes there are.
     pub fn count(&self) -> usize {
         self.nodes.len()

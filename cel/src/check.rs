@@ -210,27 +210,10 @@ impl Checker<'_> {
 
     /// `a.b.c` where `a` is no variable.
     fn qualified(&self, id: Id) -> Option<String> {
-        let mut parts: Vec<&str> = Vec::new();
-        let mut id = id;
-        loop {
-            match self.ast.get(id) {
-                Node::Ident(name) => {
-                    let variable = self.scope.iter().any(|(have, _)| have == name) || self.env.find(name).is_some();
-                    if variable {
-                        return None;
-                    }
-                    parts.push(name);
-                    break;
-                }
-                Node::Select { operand, field, test: false } => {
-                    parts.push(field);
-                    id = *operand;
-                }
-                _ => return None,
-            }
-        }
-        parts.reverse();
-        Some(parts.join("."))
+        let parts = self.ast.dotted(id)?;
+        let root = *parts.first()?;
+        let variable = self.scope.iter().any(|(have, _)| **have == *root) || self.env.find(root).is_some();
+        (!variable).then(|| parts.join("."))
     }
 
     fn select(&mut self, id: Id, operand: Id, field: &str, test: bool, at: usize) -> Type {

@@ -1,8 +1,7 @@
 //! The interpreter. Every step is charged; the budget is the only thing that
 //! ends a loop early, and nothing absorbs its end.
 //!
-//! Besides the cost that clients know, *work* is counted: bytes and elements a
-//! step touches. It stops what is cheap on paper and endless in fact.
+//! Besides the cost that clients know, [`crate::work`] is counted.
 
 use std::sync::Arc;
 
@@ -15,12 +14,8 @@ use crate::{
     library::operators,
     program::Program,
     value::{Entries, List, Map, Text, Value},
+    work::Work,
 };
-
-/// Units of work of one evaluation.
-const WORK_MAX: u64 = 50_000_000;
-/// Bytes or elements that make one unit of work.
-const WORK_UNIT: u64 = 32;
 
 /// The fields of a variable that are computed when they are asked for.
 pub trait Fields<'a> {
@@ -42,6 +37,11 @@ impl<'a> From<Value<'a>> for Binding<'a> {
     }
 }
 
+/// What an element of a list or map takes.
+const ELEMENT_BYTES: u64 = 64;
+/// How often the bytes of a text count, so that many long ones do not fill the memory.
+const COPIES: u64 = 4;
+
 /// What came out and what it cost.
 pub struct Evaluation<'a> {
     pub result: Result<Value<'a>, Fault>,
@@ -49,7 +49,7 @@ pub struct Evaluation<'a> {
 }
 
 pub(crate) fn evaluate<'a>(program: &'a Program, bindings: &'a [Binding<'a>], limit: u64) -> Evaluation<'a> {
-    let mut run = Run { program, bindings, locals: Vec::new(), cost: 0, limit, work: 0 };
+    let mut run = Run { program, bindings, locals: Vec::new(), cost: 0, limit, work: Work::default() };
     let result = run.eval(program.ast.root);
     Evaluation { result, cost: run.cost }
 }
@@ -60,7 +60,7 @@ struct Run<'a> {
     locals: Vec<Result<Value<'a>, Fault>>,
     cost: u64,
     limit: u64,
-    work: u64,
+    work: Work,
 }
 
 type Answer<'a> = Result<Value<'a>, Fault>;
@@ -71,9 +71,8 @@ impl<'a> Run<'a> {
         if self.cost > self.limit { Err(Fault::cost()) } else { Ok(()) }
     }
 
-    fn touch(&mut self, size: u64) -> Result<(), Fault> {
-        self.work += 1 + size / WORK_UNIT;
-        if self.work > WORK_MAX { Err(Fault::cost()) } else { Ok(()) }
+    fn touch(&self, size: u64) -> Result<(), Fault> {
+        if self.work.step(size) { Ok(()) } else { Err(Fault::cost()) }
     }
 
     fn eval(&mut self, id: Id) -> Answer<'a> {
@@ -237,7 +236,8 @@ impl<'a> Run<'a> {
             return values.pop().ok_or_else(Fault::no_such_overload);
         };
         let pattern = program.patterns.get(&id.0);
-        let result = run(&Args { values: &values, pattern });
+        let result = run(&Args { values: &values, pattern, work: &self.work });
+        self.touch(0)?;
         self.charge(runtime::call(call, &values, result.as_ref().ok()))?;
         if let Ok(value) = &result {
             self.touch(weight(value))?;
@@ -284,7 +284,7 @@ impl<'a> Run<'a> {
                 (true, Value::Optional(None)) => continue,
                 (true, _) => return Err(Fault::no_such_overload()),
             };
-            if made.list.iter().any(|(have, _)| have.equals(&key)) {
+            if made.list.iter().any(|(have, _)| have.equals(&key, &self.work)) {
                 return Err(Fault::new("Failed with repeated key"));
             }
             made.list.push((key, value));
@@ -404,7 +404,7 @@ impl<'a> Run<'a> {
                 self.charge(2)?;
                 for (key, value) in map.iter() {
                     self.touch(state.entries.len() as u64)?;
-                    if state.entries.iter().any(|(have, _)| have.equals(&key)) {
+                    if state.entries.iter().any(|(have, _)| have.equals(&key, &self.work)) {
                         return Err(Fault::new(format!(
                             "insert failed: key {} already exists",
                             operators::shown(&key)
@@ -482,15 +482,14 @@ fn constant<'a>(literal: &'a Literal) -> Value<'a> {
     }
 }
 
-/// Bytes or elements, without counting characters.
+/// Bytes, as far as they can be known without looking inside.
 fn weight(value: &Value<'_>) -> u64 {
     match value {
-        Value::String(text) => text.len() as u64,
-        Value::Bytes(bytes) => bytes.len() as u64,
-        Value::List(List::Json { items, .. }) => items.len() as u64 * 8,
-        Value::List(List::Owned(items)) => items.len() as u64 * 8,
-        Value::Map(Map::Json { fields, .. } | Map::Object { fields, .. }) => fields.len() as u64 * 8,
-        Value::Map(Map::Owned(entries)) => entries.list.len() as u64 * 8,
+        Value::String(text) => text.len() as u64 * COPIES,
+        Value::Bytes(bytes) => bytes.len() as u64 * COPIES,
+        Value::List(list) => list.len() as u64 * ELEMENT_BYTES,
+        Value::Map(Map::Json { fields, .. } | Map::Object { fields, .. }) => fields.len() as u64 * ELEMENT_BYTES,
+        Value::Map(Map::Owned(entries)) => entries.list.len() as u64 * ELEMENT_BYTES,
         _ => 0,
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     library,
     types::{ListType, Type},
     value::Value,
+    work::Work,
 };
 
 /// Arguments of a call; the target of a member call is the first.
@@ -20,6 +21,8 @@ pub struct Args<'c, 'a> {
     pub values: &'c [Value<'a>],
     /// The compiled pattern, where it is a constant.
     pub pattern: Option<&'c Regex>,
+    /// Counts comparisons.
+    pub work: &'c Work,
 }
 
 /// What a function does.

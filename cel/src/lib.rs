@@ -28,6 +28,7 @@ mod time;
 mod types;
 mod unify;
 mod value;
+mod work;
 
 pub use check::Env;
 pub use cost::Range;

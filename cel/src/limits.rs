@@ -29,6 +29,6 @@ pub const MESSAGE_BYTES_MAX: usize = 5 * 1024;
 /// Elements of a list made by a library function out of a number.
 pub const RANGE_MAX: i64 = 1_000_000;
 /// Bytes of one string made by an expression.
-pub const STRING_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const STRING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Compiled size of a regular expression.
 pub const REGEX_BYTES_MAX: usize = 2 * 1024 * 1024;

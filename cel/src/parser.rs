@@ -10,29 +10,8 @@ use crate::{
     issues::Issue,
     lexer::{self, Placed, Token},
     limits::{DEPTH_MAX, EXPRESSION_CHARS_MAX},
-    macros,
+    macros, types,
 };
-
-/// Words that may not name a variable.
-const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// Parses an expression.
 pub fn parse(source: &str) -> Result<Ast, Issue> {
@@ -248,9 +227,9 @@ impl Parser {
                 self.expect("]")?;
                 operand = self.call(if optional { "_[?_]" } else { "_[_]" }, vec![operand, index], at)?;
             } else if self.is("{")
-                && let Some(name) = self.dotted_name(operand)
+                && let Some(name) = self.ast.dotted(operand)
             {
-                let at = self.at();
+                let (name, at) = (name.join("."), self.at());
                 self.next += 1;
                 operand = self.fields(name.into(), at)?;
             } else {
@@ -285,27 +264,6 @@ impl Parser {
             }
             _ => Err(self.unexpected("IDENTIFIER")),
         }
-    }
-
-    /// `a.b.c`, when the operand is nothing else.
-    pub(crate) fn dotted_name(&self, id: Id) -> Option<String> {
-        let mut parts: Vec<&str> = Vec::new();
-        let mut id = id;
-        loop {
-            match self.ast.get(id) {
-                Node::Ident(name) => {
-                    parts.push(name);
-                    break;
-                }
-                Node::Select { operand, field, test: false } => {
-                    parts.push(field);
-                    id = *operand;
-                }
-                _ => return None,
-            }
-        }
-        parts.reverse();
-        Some(parts.join("."))
     }
 
     fn arguments(&mut self, close: &str) -> Result<Vec<Id>, Issue> {
@@ -358,7 +316,7 @@ impl Parser {
             "true" => return self.push(Node::Literal(Literal::Bool(true)), at),
             "false" => return self.push(Node::Literal(Literal::Bool(false)), at),
             "null" => return self.push(Node::Literal(Literal::Null), at),
-            reserved if RESERVED.contains(&reserved) => {
+            reserved if types::RESERVED.contains(&reserved) => {
                 return Err(Issue::new(at, format!("reserved identifier: {reserved}")));
             }
             _ => {}

@@ -9,11 +9,15 @@ use serde_json::{Map as JsonMap, Value as Json};
 use crate::{
     fault::Fault,
     library::opaque::Opaque,
+    limits::REQUEST_BYTES_MAX,
     time,
     types::{FieldType, ListKind, ListType, ObjectType, Type},
+    work::Work,
 };
 
 static DYN: Type = Type::Dyn;
+/// What a comparison counts as work beside its texts.
+const COMPARED_BYTES: u64 = 128;
 
 /// Text, borrowed or shared.
 #[derive(Clone, Debug)]
@@ -203,7 +207,11 @@ impl<'a> Value<'a> {
     }
 
     /// `==`: values of different kinds are different.
-    pub fn equals(&self, other: &Value<'_>) -> bool {
+    pub fn equals(&self, other: &Value<'_>, work: &Work) -> bool {
+        // What comes of a comparison that was given up is never seen: the evaluation has failed.
+        if !work.step(COMPARED_BYTES + self.as_str().map_or(0, |text| text.len() as u64)) {
+            return false;
+        }
         match (self, other) {
             (Value::Null, Value::Null) => true,
             (Value::Bool(a), Value::Bool(b)) => a == b,
@@ -212,10 +220,10 @@ impl<'a> Value<'a> {
             (Value::Timestamp(a), Value::Timestamp(b)) => a == b,
             (Value::Duration(a), Value::Duration(b)) => a == b,
             (Value::Type(a), Value::Type(b)) => a == b,
-            (Value::List(a), Value::List(b)) => a.equals(b),
-            (Value::Map(a), Value::Map(b)) => a.equals(b),
+            (Value::List(a), Value::List(b)) => a.equals(b, work),
+            (Value::Map(a), Value::Map(b)) => a.equals(b, work),
             (Value::Optional(a), Value::Optional(b)) => match (a, b) {
-                (Some(a), Some(b)) => a.equals(b),
+                (Some(a), Some(b)) => a.equals(b, work),
                 (a, b) => a.is_none() && b.is_none(),
             },
             (Value::Opaque(a), Value::Opaque(b)) => a.equals(b),
@@ -223,8 +231,20 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value as JSON: what mutations and audit annotations need.
+    /// The value as JSON, when that fits into a request: what mutations need.
     pub fn to_json(&self) -> Result<Json, Fault> {
+        self.json(&mut REQUEST_BYTES_MAX.clone())
+    }
+
+    fn json(&self, left: &mut u64) -> Result<Json, Fault> {
+        let size = match self {
+            Value::String(text) => text.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            Value::List(List::Json { items, .. }) => items.iter().map(json_size).sum(),
+            Value::Map(Map::Json { fields, .. } | Map::Object { fields, .. }) => fields_size(fields),
+            _ => 0,
+        };
+        *left = left.checked_sub(size as u64 + 1).ok_or_else(|| Fault::new("value is too large"))?;
         Ok(match self {
             Value::Null | Value::Optional(None) => Json::Null,
             Value::Bool(value) => Json::Bool(*value),
@@ -238,21 +258,35 @@ impl<'a> Value<'a> {
             Value::Timestamp(time) => Json::from(time.to_string()),
             Value::Duration(nanos) => Json::from(time::duration_text(*nanos)),
             Value::List(List::Json { items, .. }) => Json::from(items.to_vec()),
-            Value::List(list) => Json::Array(list.iter().map(|item| item.to_json()).collect::<Result<_, _>>()?),
+            Value::List(list) => Json::Array(list.iter().map(|item| item.json(left)).collect::<Result<_, _>>()?),
             Value::Map(Map::Json { fields, .. } | Map::Object { fields, .. }) => Json::Object((*fields).clone()),
             Value::Map(Map::Owned(entries)) => {
                 let mut object = JsonMap::new();
                 for (key, value) in &entries.list {
                     let key = key.as_str().ok_or_else(|| Fault::new("map keys must be strings"))?;
-                    object.insert(key.to_owned(), value.to_json()?);
+                    object.insert(key.to_owned(), value.json(left)?);
                 }
                 Json::Object(object)
             }
-            Value::Optional(Some(inner)) => inner.to_json()?,
+            Value::Optional(Some(inner)) => inner.json(left)?,
             Value::Type(name) => Json::from(&**name),
             Value::Opaque(opaque) => Json::from(opaque.text().unwrap_or_default()),
         })
     }
+}
+
+/// Bytes that JSON takes at least.
+fn json_size(json: &Json) -> usize {
+    1 + match json {
+        Json::String(text) => text.len(),
+        Json::Array(items) => items.iter().map(json_size).sum(),
+        Json::Object(fields) => fields_size(fields),
+        _ => 0,
+    }
+}
+
+fn fields_size(fields: &JsonMap<String, Json>) -> usize {
+    fields.iter().map(|(name, value)| name.len() + json_size(value)).sum()
 }
 
 fn compare_numbers(a: &Value<'_>, b: &Value<'_>) -> Option<Ordering> {
@@ -305,8 +339,8 @@ impl<'a> List<'a> {
         (0..self.len()).filter_map(|index| self.get(index))
     }
 
-    pub fn contains(&self, wanted: &Value<'_>) -> bool {
-        self.iter().any(|item| item.equals(wanted))
+    pub fn contains(&self, wanted: &Value<'_>, work: &Work) -> bool {
+        self.iter().any(|item| item.equals(wanted, work))
     }
 
     fn kind(&self) -> &ListKind {
@@ -317,29 +351,29 @@ impl<'a> List<'a> {
     }
 
     /// Sets and keyed lists are equal in any order.
-    fn equals(&self, other: &List<'_>) -> bool {
+    fn equals(&self, other: &List<'_>, work: &Work) -> bool {
         if self.len() != other.len() {
             return false;
         }
         match self.kind() {
-            ListKind::Atomic => self.iter().zip(other.iter()).all(|(a, b)| a.equals(&b)),
-            ListKind::Set => self.iter().all(|item| other.contains(&item)),
+            ListKind::Atomic => self.iter().zip(other.iter()).all(|(a, b)| a.equals(&b, work)),
+            ListKind::Set => self.iter().all(|item| other.contains(&item, work)),
             ListKind::Map(keys) => self.iter().all(|item| {
                 let key = element_key(&item, keys);
-                other.iter().any(|other| same_key(&key, &element_key(&other, keys)) && item.equals(&other))
+                other.iter().any(|other| same_key(&key, &element_key(&other, keys), work) && item.equals(&other, work))
             }),
         }
     }
 
     /// `+`: sets unite, keyed lists replace elements with the same key.
-    pub fn concat(&self, other: &List<'a>) -> List<'a> {
+    pub fn concat(&self, other: &List<'a>, work: &Work) -> List<'a> {
         let mut items: Vec<Value<'a>> = Vec::with_capacity(self.len() + other.len());
         items.extend(self.iter());
         match self.kind() {
             ListKind::Atomic => items.extend(other.iter()),
             ListKind::Set => {
                 for item in other.iter() {
-                    if !self.contains(&item) {
+                    if !self.contains(&item, work) {
                         items.push(item);
                     }
                 }
@@ -347,7 +381,7 @@ impl<'a> List<'a> {
             ListKind::Map(keys) => {
                 for item in other.iter() {
                     let key = element_key(&item, keys);
-                    match items.iter().position(|have| same_key(&key, &element_key(have, keys))) {
+                    match items.iter().position(|have| same_key(&key, &element_key(have, keys), work)) {
                         Some(at) => items[at] = item,
                         None => items.push(item),
                     }
@@ -363,9 +397,9 @@ fn element_key<'a>(element: &Value<'a>, keys: &[String]) -> Vec<Option<Value<'a>
     keys.iter().map(|key| map.field(&crate::types::escape(key).unwrap_or_else(|| key.clone()))).collect()
 }
 
-fn same_key(a: &[Option<Value<'_>>], b: &[Option<Value<'_>>]) -> bool {
+fn same_key(a: &[Option<Value<'_>>], b: &[Option<Value<'_>>], work: &Work) -> bool {
     let same = |(a, b): (&Option<Value<'_>>, &Option<Value<'_>>)| match (a, b) {
-        (Some(a), Some(b)) => a.equals(b),
+        (Some(a), Some(b)) => a.equals(b, work),
         (a, b) => a.is_none() && b.is_none(),
     };
     !a.is_empty() && a.len() == b.len() && a.iter().zip(b).all(same)
@@ -400,10 +434,10 @@ impl<'a> Map<'a> {
     }
 
     /// The value of any key.
-    pub fn get(&self, key: &Value<'_>) -> Option<Value<'a>> {
+    pub fn get(&self, key: &Value<'_>, work: &Work) -> Option<Value<'a>> {
         match (self, key) {
             (Map::Owned(entries), key) => {
-                entries.list.iter().find(|(have, _)| have.equals(key)).map(|(_, value)| value.clone())
+                entries.list.iter().find(|(have, _)| have.equals(key, work)).map(|(_, value)| value.clone())
             }
             (map, Value::String(name)) => map.field(name),
             _ => None,
@@ -433,11 +467,11 @@ impl<'a> Map<'a> {
         }
     }
 
-    fn equals(&self, other: &Map<'_>) -> bool {
+    fn equals(&self, other: &Map<'_>, work: &Work) -> bool {
         if self.len() != other.len() {
             return false;
         }
-        self.iter().all(|(key, value)| other.get(&key).is_some_and(|other| value.equals(&other)))
+        self.iter().all(|(key, value)| other.get(&key, work).is_some_and(|other| value.equals(&other, work)))
     }
 }
 

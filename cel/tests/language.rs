@@ -342,6 +342,30 @@ fn random_text_never_panics() {
     }
 }
 
+/// `cel.bind(a, [0, ...], cel.bind(b, [a, ...], ...))`: small on paper, more than any memory when it is unfolded.
+fn unfolding(last: &str) -> String {
+    let names: Vec<String> = (0..20).map(|number| format!("v{number}")).collect();
+    let mut source = String::new();
+    for (number, name) in names.iter().enumerate() {
+        let element = if number == 0 { "0" } else { &names[number - 1] };
+        source += &format!("cel.bind({name}, [{}], ", vec![element; 10].join(", "));
+    }
+    source + &last.replace('@', &names[19]) + &")".repeat(20)
+}
+
+#[test]
+fn values_that_contain_each_other_again_and_again_are_not_unfolded() {
+    for last in
+        ["{'a': @} != {'a': @}", "sets.equivalent([@], [@])", "'%s'.format([@])", "[@].indexOf(@)", "@.flatten(30)"]
+    {
+        let outcome = run(&unfolding(last));
+        assert!(outcome.starts_with('!'), "{last} gave {}", &outcome[..outcome.len().min(100)]);
+    }
+    let program = Program::compile(&unfolding("@"), &env()).unwrap();
+    let made = program.evaluate(&[], limits::CALL_COST_MAX).result.unwrap();
+    assert_eq!(made.to_json().unwrap_err().message(), "value is too large");
+}
+
 #[test]
 fn issues_are_shown_with_a_caret() {
     let issues = Program::compile("self.spec.size == 1 &&\n  self.spec.foo == 2", &env()).unwrap_err();

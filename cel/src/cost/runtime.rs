@@ -19,7 +19,8 @@ pub(crate) fn call(call: &Call, args: &[Value<'_>], result: Option<&Value<'_>>) 
         "check" => AUTHORIZATION,
         "fieldSelector" | "labelSelector" => LIST + text(1, 1.0) + scale(scale(size(1), 0.5), (LIST + STRUCT) as f64),
         "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "includes" => {
-            args.first().map_or(0, traversal)
+            let mut left = TRAVERSED_MAX;
+            args.first().map_or(0, |value| traversal(value, &mut left))
         }
         "url" | "isURL" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "jsonpatch.escapeKey" => {
             if function == "isURL" { 1 } else { text(0, 1.0) }
@@ -94,13 +95,22 @@ fn self_compare(list: Option<&Value<'_>>) -> u64 {
     CALL + LIST + scale(size.saturating_mul(size), if text { 2.0 + TEXT } else { 2.0 })
 }
 
+/// Values that are looked at to find out what looking at them costs; more than the largest budget pays for.
+const TRAVERSED_MAX: u64 = 2_000_000;
+
 /// Cost of looking at everything in a value.
-fn traversal(value: &Value<'_>) -> u64 {
+fn traversal(value: &Value<'_>, left: &mut u64) -> u64 {
+    if *left == 0 {
+        return u64::from(u32::MAX);
+    }
+    *left -= 1;
     match value {
         Value::String(text) => (text.len() as f64 * TEXT) as u64,
         Value::Bytes(bytes) => (bytes.len() as f64 * TEXT) as u64,
-        Value::List(list) => list.iter().map(|item| traversal(&item)).sum(),
-        Value::Map(map) => map.iter().map(|(key, value)| traversal(&key) + traversal(&value)).sum(),
+        Value::List(list) => list.iter().map(|item| traversal(&item, left)).fold(0, u64::saturating_add),
+        Value::Map(map) => {
+            map.iter().map(|(key, value)| traversal(&key, left) + traversal(&value, left)).fold(0, u64::saturating_add)
+        }
         _ => 1,
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     functions::{Args, Implementation},
     limits::RANGE_MAX,
     value::{List, Value},
+    work::Work,
 };
 
 pub fn find(name: &str) -> Option<Implementation> {
@@ -24,7 +25,7 @@ pub fn find(name: &str) -> Option<Implementation> {
             _ => position(args, true),
         },
         "includes" => |args| match args.get(0)? {
-            Value::List(list) => Ok(Value::Bool(list.contains(args.get(1)?))),
+            Value::List(list) => Ok(Value::Bool(list.contains(args.get(1)?, args.work))),
             _ => Err(Fault::no_such_overload()),
         },
         "slice" => slice,
@@ -37,7 +38,7 @@ pub fn find(name: &str) -> Option<Implementation> {
         "distinct" => |args| {
             let mut items: Vec<Value<'_>> = Vec::new();
             for item in args.list(0)?.iter() {
-                if !items.iter().any(|have| have.equals(&item)) {
+                if !items.iter().any(|have| have.equals(&item, args.work)) {
                     items.push(item);
                 }
             }
@@ -52,21 +53,21 @@ pub fn find(name: &str) -> Option<Implementation> {
             }
             Ok(Value::list((0..count.max(0)).map(Value::Int).collect()))
         },
-        "sets.contains" => |args| Ok(Value::Bool(contains(args.list(0)?, args.list(1)?))),
+        "sets.contains" => |args| Ok(Value::Bool(contains(args.list(0)?, args.list(1)?, args.work))),
         "sets.equivalent" => |args| {
             let (a, b) = (args.list(0)?, args.list(1)?);
-            Ok(Value::Bool(contains(a, b) && contains(b, a)))
+            Ok(Value::Bool(contains(a, b, args.work) && contains(b, a, args.work)))
         },
         "sets.intersects" => |args| {
             let (a, b) = (args.list(0)?, args.list(1)?);
-            Ok(Value::Bool(a.iter().any(|item| b.contains(&item))))
+            Ok(Value::Bool(a.iter().any(|item| b.contains(&item, args.work))))
         },
         _ => return None,
     })
 }
 
-fn contains(list: &List<'_>, part: &List<'_>) -> bool {
-    part.iter().all(|item| list.contains(&item))
+fn contains(list: &List<'_>, part: &List<'_>, work: &Work) -> bool {
+    part.iter().all(|item| list.contains(&item, work))
 }
 
 fn is_sorted<'a>(args: &Args<'_, 'a>) -> Result<Value<'a>, Fault> {
@@ -91,7 +92,7 @@ fn sum<'a>(args: &Args<'_, 'a>) -> Result<Value<'a>, Fault> {
     for item in args.list(0)?.iter() {
         total = Some(match total {
             None => item,
-            Some(total) => add(&Args { values: &[total, item], pattern: None })?,
+            Some(total) => add(&Args { values: &[total, item], pattern: None, work: args.work })?,
         });
     }
     Ok(total.unwrap_or(Value::Int(0)))
@@ -116,7 +117,7 @@ fn position<'a>(args: &Args<'_, 'a>, last: bool) -> Result<Value<'a>, Fault> {
     let (list, wanted) = (args.list(0)?, args.get(1)?);
     let mut found = -1;
     for (at, item) in list.iter().enumerate() {
-        if item.equals(wanted) {
+        if item.equals(wanted, args.work) {
             found = at as i64;
             if !last {
                 break;

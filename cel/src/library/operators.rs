@@ -11,8 +11,8 @@ use crate::{
 
 pub fn find(name: &str) -> Option<Implementation> {
     Some(match name {
-        "_==_" => |args| Ok(Value::Bool(args.get(0)?.equals(args.get(1)?))),
-        "_!=_" => |args| Ok(Value::Bool(!args.get(0)?.equals(args.get(1)?))),
+        "_==_" => |args| Ok(Value::Bool(args.get(0)?.equals(args.get(1)?, args.work))),
+        "_!=_" => |args| Ok(Value::Bool(!args.get(0)?.equals(args.get(1)?, args.work))),
         "_<_" => |args| order(args, Ordering::is_lt),
         "_<=_" => |args| order(args, Ordering::is_le),
         "_>_" => |args| order(args, Ordering::is_gt),
@@ -75,7 +75,7 @@ fn add<'a>(args: &Args<'_, 'a>) -> Result<Value<'a>, Fault> {
             if a.len() + b.len() > RANGE_MAX as usize {
                 return Err(Fault::new("list is too long"));
             }
-            Value::List(a.concat(b))
+            Value::List(a.concat(b, args.work))
         }
         (Value::Duration(a), Value::Duration(b)) => {
             Value::Duration(a.checked_add(*b).ok_or_else(|| Fault::new("duration overflow"))?)
@@ -179,7 +179,7 @@ fn index<'a>(args: &Args<'_, 'a>, optional: bool) -> Result<Value<'a>, Fault> {
             let found = usize::try_from(at).ok().and_then(|at| list.get(at));
             found.ok_or_else(|| Fault::new(format!("index out of bounds: {at}")))
         }
-        Value::Map(map) => map.get(key).ok_or_else(|| Fault::new(format!("no such key: {}", shown(key)))),
+        Value::Map(map) => map.get(key, args.work).ok_or_else(|| Fault::new(format!("no such key: {}", shown(key)))),
         _ => return Err(Fault::no_such_overload()),
     };
     if wrapped { Ok(Value::Optional(found.ok().map(Arc::new))) } else { found }
@@ -198,8 +198,8 @@ pub(crate) fn shown(value: &Value<'_>) -> String {
 
 fn member<'a>(args: &Args<'_, 'a>) -> Result<Value<'a>, Fault> {
     match args.get(1)? {
-        Value::List(list) => Ok(Value::Bool(list.contains(args.get(0)?))),
-        Value::Map(map) => Ok(Value::Bool(map.get(args.get(0)?).is_some())),
+        Value::List(list) => Ok(Value::Bool(list.contains(args.get(0)?, args.work))),
+        Value::Map(map) => Ok(Value::Bool(map.get(args.get(0)?, args.work).is_some())),
         _ => Err(Fault::no_such_overload()),
     }
 }

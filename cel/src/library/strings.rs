@@ -243,6 +243,13 @@ fn clause_text(clause: char, precision: Option<usize>, value: &Value<'_>) -> Res
     })
 }
 
+/// Passes a part of a text on, as long as the whole does not become too long.
+fn counted(part: String, bytes: &mut usize) -> Result<String, Fault> {
+    *bytes += part.len() + 2;
+    too_long(*bytes)?;
+    Ok(part)
+}
+
 /// A value as `%s` shows it; texts inside of lists are quoted.
 fn plain(value: &Value<'_>, inside: bool, depth: usize) -> Result<String, Fault> {
     if depth > 64 {
@@ -261,14 +268,20 @@ fn plain(value: &Value<'_>, inside: bool, depth: usize) -> Result<String, Fault>
         Value::Duration(nanos) => time::duration_text(*nanos),
         Value::Type(name) => name.to_string(),
         Value::List(list) => {
-            let items: Vec<String> = list.iter().map(|item| plain(&item, true, depth + 1)).collect::<Result<_, _>>()?;
+            let mut bytes = 0;
+            let items: Vec<String> = list
+                .iter()
+                .map(|item| counted(plain(&item, true, depth + 1)?, &mut bytes))
+                .collect::<Result<_, _>>()?;
             format!("[{}]", items.join(", "))
         }
         Value::Map(map) => {
+            let mut bytes = 0;
             let mut items: Vec<String> = map
                 .iter()
                 .map(|(key, value)| {
-                    Ok(format!("{}: {}", plain(&key, true, depth + 1)?, plain(&value, true, depth + 1)?))
+                    let item = format!("{}: {}", plain(&key, true, depth + 1)?, plain(&value, true, depth + 1)?);
+                    counted(item, &mut bytes)
                 })
                 .collect::<Result<_, Fault>>()?;
             items.sort();
