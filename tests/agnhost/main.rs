@@ -3,11 +3,13 @@
 //!
 //! `agnhost netexec [--http-port N] [--udp-port N] [--fail-after SECONDS]
 //! [--tls-port N --tls-cert FILE --tls-key FILE]`, `agnhost registry` (see its file),
-//! `agnhost grpc-health-checking`, `agnhost sample-apiserver ...` and `agnhost webhook ...` (see their files), `agnhost guestbook ...` (see its file),
+//! `agnhost grpc-health-checking`, `agnhost sample-apiserver ...` and `agnhost webhook ...` (see their files), `agnhost guestbook ...`,
+//! `agnhost mtlsserver ...` and `agnhost mtlsclient ...` (see their files),
 //! `agnhost pause`, `agnhost entrypoint-tester WORDS...`. Ends on SIGTERM, even as process 1.
 
 mod grpc;
 mod guestbook;
+mod mtls;
 mod registry;
 mod sample_api;
 mod tls;
@@ -42,6 +44,8 @@ async fn main() -> Result<()> {
             Some("registry") => registry::serve(&words[1..]).await,
             Some("sample-apiserver") => sample_api::serve(&words[1..]).await,
             Some("guestbook") => guestbook::serve(&words[1..]).await,
+            Some("mtlsserver") => mtls::serve(&words[1..]).await,
+            Some("mtlsclient") => mtls::ask(&words[1..]).await,
             Some("webhook") => webhook::serve(&words[1..]).await,
             Some("entrypoint-tester") => {
                 println!("{:?}", std::env::args().collect::<Vec<_>>());

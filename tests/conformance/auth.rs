@@ -2,6 +2,7 @@
 
 mod bundles;
 mod certificates;
+mod pod_certificates;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -37,7 +38,7 @@ mod table {
 }
 
 pub fn tests() -> Vec<Test> {
-    [table::tests(), bundles::tests(), certificates::tests()].into_iter().flatten().collect()
+    [table::tests(), bundles::tests(), certificates::tests(), pod_certificates::tests()].into_iter().flatten().collect()
 }
 
 /// Where pods find the credentials of their account.
