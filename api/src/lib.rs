@@ -19,6 +19,7 @@ pub mod object;
 pub mod patch;
 pub mod printers;
 pub mod quantity;
+pub mod quote;
 pub mod resource;
 pub mod resources;
 pub mod revision;

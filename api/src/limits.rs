@@ -11,7 +11,7 @@ pub const UNKNOWN_FIELDS_MAX: usize = 1000;
 pub const DUPLICATE_FIELDS_MAX: usize = 1000;
 /// Operations in one JSON patch; more are refused with 413.
 pub const PATCH_OPERATIONS_MAX: usize = 10_000;
-/// Bytes that `copy` operations of one JSON patch may add; more are refused with 413.
+/// Bytes that `copy` operations of one JSON patch may add; more are refused with 422.
 pub const PATCH_COPY_BYTES_MAX: usize = 3 << 20;
 /// Levels of a field set; deeper paths are cut off when read.
 pub const FIELD_SET_DEPTH_MAX: usize = 200;

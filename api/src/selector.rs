@@ -50,7 +50,7 @@ pub struct Selector {
 pub enum SelectorError {
     #[error("unable to parse requirement: {0}")]
     Syntax(String),
-    #[error("unable to parse requirement: <nil>: Invalid value: {value:?}: {message}")]
+    #[error("unable to parse requirement: <nil>: Invalid value: {}: {message}", crate::quote::quote(value))]
     Invalid { value: String, message: String },
     #[error("{0:?} is not a valid label selector operator")]
     Operator(String),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::Response;
+use skiff_api::quote::quote;
 
 use crate::{
     body::{self, Body},
@@ -83,6 +84,7 @@ pub async fn serve(checks: &[Arc<dyn HealthCheck>], path: &str, query: &str) -> 
     let endpoint = segments.next().unwrap_or_default();
     let query = Query::parse(query);
     let excluded: Vec<&str> = query.all("exclude").collect();
+    let mut unmatched = excluded.clone();
     let mut relevant = checks.iter().filter(|check| endpoint != "livez" || !check.readiness_only());
     if let Some(name) = segments.next() {
         return match relevant.find(|check| check.name() == name) {
@@ -98,6 +100,7 @@ pub async fn serve(checks: &[Arc<dyn HealthCheck>], path: &str, query: &str) -> 
     for check in relevant {
         let name = check.name();
         if excluded.contains(&name) {
+            unmatched.retain(|other| *other != name);
             text.push_str(&format!("[+]{name} excluded: ok\n"));
             continue;
         }
@@ -109,6 +112,10 @@ pub async fn serve(checks: &[Arc<dyn HealthCheck>], path: &str, query: &str) -> 
                 failed = true;
             }
         }
+    }
+    if !unmatched.is_empty() {
+        let names: Vec<String> = unmatched.iter().map(|name| quote(name)).collect();
+        text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(", ")));
     }
     if failed {
         text.push_str(&format!("{endpoint} check failed\n"));
@@ -158,6 +165,8 @@ mod tests {
         assert_eq!(ask("/readyz", "").await.0, 500);
         assert_eq!(ask("/readyz", "exclude=sick").await, (200, "ok".to_owned()));
         assert!(ask("/livez", "verbose").await.1.contains("[+]ping ok\nlivez check passed"));
+        let unmatched = "[+]ping excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"odd\"\n";
+        assert!(ask("/livez", "verbose&exclude=odd&exclude=ping").await.1.starts_with(unmatched));
         assert_eq!(ask("/readyz/ping", "").await, (200, "ok".to_owned()));
         assert_eq!(ask("/readyz/none", "").await.0, 404);
         assert!(is_health_path("/healthz/ping") && !is_health_path("/healthzz"));

@@ -3,7 +3,7 @@
 use http::{HeaderMap, header};
 use skiff_api::{Reason, Status};
 
-use crate::wire::{Format, JSON, PROTOBUF, YAML};
+use crate::wire::{Format, JSON, PROTOBUF, PROTOBUF_WATCH, YAML};
 
 /// What is shown of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,10 +95,11 @@ fn accept(clause: &Clause, offer: Offer) -> Option<Negotiated> {
     let format = match clause.media.as_str() {
         JSON | "application/*" | "*/*" => Format::Json,
         YAML if offer.yaml => Format::Yaml,
-        PROTOBUF if offer.protobuf => Format::Protobuf,
+        PROTOBUF if offer.protobuf || offer.metadata => Format::Protobuf,
         _ => return None,
     };
     let view = match clause.parameter("as") {
+        "" if format == Format::Protobuf && !offer.protobuf => return None,
         "" => View::Full,
         kind => {
             let meta = clause.parameter("g") == "meta.k8s.io" && matches!(clause.parameter("v"), "v1" | "v1beta1");
@@ -112,14 +113,15 @@ fn accept(clause: &Clause, offer: Offer) -> Option<Negotiated> {
     Some(Negotiated { format, view })
 }
 
+/// 406 with the types of the endpoint. Custom resources have protobuf among
+/// them, for their metadata and for errors.
 fn not_acceptable(offer: Offer) -> Status {
-    let mut types = vec![JSON];
-    if offer.yaml {
-        types.push(YAML);
-    }
-    if offer.protobuf {
-        types.push(PROTOBUF);
-    }
+    let types: &[&str] = match (offer.yaml, offer.protobuf || offer.metadata) {
+        (true, true) => &[JSON, YAML, PROTOBUF],
+        (true, false) => &[JSON, YAML],
+        (false, true) => &["application/json;stream=watch", PROTOBUF_WATCH],
+        (false, false) => &["application/json;stream=watch"],
+    };
     Status::failure(Reason::NotAcceptable, format!("only the following media types are accepted: {}", types.join(", ")))
 }
 

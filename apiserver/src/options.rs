@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skiff_api::{Cause, Revision, Status};
+use skiff_api::{Cause, Revision, Status, quote::quote};
 use skiff_client::PropagationPolicy;
 
 use crate::{
@@ -87,7 +87,8 @@ impl WriteOptions {
         }
         for (at, character) in field_manager.char_indices().filter(|(_, character)| character.is_control()) {
             let message = format!(
-                "Invalid value: {field_manager:?}: invalid character U+{:04X} (at position {at})",
+                "Invalid value: {}: invalid character U+{:04X} (at position {at})",
+                quote(&field_manager),
                 u32::from(character)
             );
             causes.push(cause("fieldManager", "FieldValueInvalid", message));
@@ -143,8 +144,7 @@ impl WriteOptions {
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, causes: &mut Vec<Cause>) -> bool {
     let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
     if values.iter().any(|value| *value != "All") {
-        let shown: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
-        let message = format!("Unsupported value: []string{{{}}}: supported values: \"All\"", shown.join(", "));
+        let message = format!("Unsupported value: {}: supported values: \"All\"", json!(values));
         causes.push(cause("dryRun", "FieldValueNotSupported", message));
     }
     !values.is_empty()
@@ -153,6 +153,8 @@ fn dry_run<'a>(values: impl Iterator<Item = &'a str>, causes: &mut Vec<Cause>) -
 fn cause(field: &str, reason: &str, message: String) -> Cause {
     Cause { field: field.to_owned(), reason: reason.to_owned(), message }
 }
+
+const CONTINUED: &str = "resourceVersionMatch is forbidden when continue is provided";
 
 /// How a list relates to its `resourceVersion`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,62 +200,76 @@ impl ListOptions {
 
     /// What a list must show, by upstream's table.
     pub fn version(&self) -> Result<VersionMatch, Status> {
-        let forbidden = |message: &str| {
-            invalid_list(vec![cause("resourceVersionMatch", "FieldValueForbidden", format!("Forbidden: {message}"))])
-        };
-        if self.send_initial_events.is_some() {
-            return Err(invalid_list(vec![cause(
-                "sendInitialEvents",
-                "FieldValueForbidden",
-                "Forbidden: sendInitialEvents is forbidden for list".to_owned(),
-            )]));
+        let causes = self.list_causes();
+        if !causes.is_empty() {
+            return Err(invalid_list(causes));
         }
         let revision = parse_version(&self.resource_version)?;
-        if !self.continue_token.is_empty() {
-            if !self.version_match.is_empty() {
-                return Err(forbidden("resourceVersionMatch is forbidden when continue is provided"));
+        if !self.continue_token.is_empty() && revision > Revision::ZERO {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        Ok(match (self.version_match.as_str(), self.resource_version.as_str()) {
+            (_, "") => VersionMatch::MostRecent,
+            ("Exact", _) => VersionMatch::Exact(revision),
+            _ if revision == Revision::ZERO => VersionMatch::Any,
+            ("", _) if self.limit.is_some() => VersionMatch::Exact(revision),
+            _ => VersionMatch::NotOlderThan(revision),
+        })
+    }
+
+    fn list_causes(&self) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        let mut forbid = |field: &str, message: &str| {
+            causes.push(cause(field, "FieldValueForbidden", format!("Forbidden: {message}")));
+        };
+        let version_match = self.version_match.as_str();
+        if !version_match.is_empty() {
+            if self.resource_version.is_empty() {
+                forbid("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
             }
-            if revision > Revision::ZERO {
-                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            if !self.continue_token.is_empty() {
+                forbid("resourceVersionMatch", CONTINUED);
+            }
+            if version_match == "Exact" && self.resource_version == "0" {
+                let message = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                forbid("resourceVersionMatch", message);
             }
         }
-        match (self.version_match.as_str(), self.resource_version.as_str()) {
-            ("", "") => Ok(VersionMatch::MostRecent),
-            ("", "0") => Ok(VersionMatch::Any),
-            ("", _) if self.limit.is_some() => Ok(VersionMatch::Exact(revision)),
-            ("", _) | ("NotOlderThan", _) if revision > Revision::ZERO => Ok(VersionMatch::NotOlderThan(revision)),
-            ("NotOlderThan", "0") => Ok(VersionMatch::Any),
-            ("Exact", "0") => Err(forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")),
-            ("Exact", version) if !version.is_empty() => Ok(VersionMatch::Exact(revision)),
-            ("NotOlderThan" | "Exact", _) => {
-                Err(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"))
-            }
-            (other, _) => Err(invalid_list(vec![cause(
-                "resourceVersionMatch",
-                "FieldValueNotSupported",
-                format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""),
-            )])),
+        if self.send_initial_events.is_some() {
+            forbid("sendInitialEvents", "sendInitialEvents is forbidden for list");
         }
+        if !matches!(version_match, "" | "Exact" | "NotOlderThan") {
+            causes.push(unsupported_match(version_match, "\"Exact\", \"NotOlderThan\", \"\""));
+        }
+        causes
     }
 
     /// Whether a watch begins with the present state and the marked bookmark.
     pub fn watch_list(&self) -> Result<bool, Status> {
-        let forbidden = |field: &str, message: &str| {
-            Err(invalid_list(vec![cause(field, "FieldValueForbidden", format!("Forbidden: {message}"))]))
+        let mut causes = Vec::new();
+        let mut forbid = |message: &str| {
+            causes.push(cause("resourceVersionMatch", "FieldValueForbidden", format!("Forbidden: {message}")));
         };
-        match self.send_initial_events {
-            None if !self.version_match.is_empty() => forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ),
-            None => Ok(false),
-            Some(_) if self.version_match != "NotOlderThan" => forbidden(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ),
-            Some(wanted) => Ok(wanted),
+        let version_match = self.version_match.as_str();
+        if self.send_initial_events.is_some() && version_match != "NotOlderThan" {
+            forbid("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
         }
+        if self.send_initial_events.is_none() && !version_match.is_empty() {
+            forbid("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        }
+        if !version_match.is_empty() && !self.continue_token.is_empty() {
+            forbid(CONTINUED);
+        }
+        if !matches!(version_match, "" | "NotOlderThan") {
+            causes.push(unsupported_match(version_match, "\"NotOlderThan\""));
+        }
+        if causes.is_empty() { Ok(self.send_initial_events == Some(true)) } else { Err(invalid_list(causes)) }
     }
+}
+
+fn unsupported_match(have: &str, supported: &str) -> Cause {
+    let message = format!("Unsupported value: {}: supported values: {supported}", quote(have));
+    cause("resourceVersionMatch", "FieldValueNotSupported", message)
 }
 
 fn invalid_list(causes: Vec<Cause>) -> Status {

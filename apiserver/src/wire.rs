@@ -18,6 +18,8 @@ pub enum Format {
 pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+/// Frames of a watch in protobuf.
+pub const PROTOBUF_WATCH: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 impl Format {
     /// From a Content-Type; nothing means JSON. `None`: not one of ours.

@@ -72,6 +72,20 @@ pub enum ApplyError {
     /// The configuration is not a valid part of an object: 400.
     #[error("{0}")]
     Invalid(String),
+    /// It does not fit the schema: 500 without a reason, as upstream has it.
+    #[error("{0}")]
+    Untyped(String),
+}
+
+/// What is said before why an applied object does not fit its schema.
+pub fn untyped(api_version: &str, config: &Value) -> String {
+    let text = |path: &str| config.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    format!(
+        "failed to create typed patch object ({}/{}; {api_version}, Kind={})",
+        text("/metadata/namespace"),
+        text("/metadata/name"),
+        text("/kind")
+    )
 }
 
 fn conflict_message(conflicts: &[Conflict]) -> String {
@@ -95,6 +109,7 @@ impl From<ApplyError> for Status {
         let message = error.to_string();
         match error {
             ApplyError::Invalid(_) => Status::bad_request(message),
+            ApplyError::Untyped(_) => Status { code: 500, ..Status::failure(Reason::Unknown, message) },
             ApplyError::Conflicts(conflicts) => {
                 let cause = |conflict: Conflict| Cause {
                     reason: "FieldManagerConflict".to_owned(),
@@ -203,7 +218,7 @@ fn take_managed_fields(object: &mut Value) -> Option<Value> {
 pub fn apply_patch(write: &Write<'_>, live: Option<&Value>, config: &Value, force: bool) -> Result<Value, ApplyError> {
     check_config(write, config)?;
     let config = typed_config(write.root, config)
-        .map_err(|error| ApplyError::Invalid(format!("failed to create typed patch object: {error}")))?;
+        .map_err(|error| ApplyError::Untyped(format!("{}: {error}", untyped(write.api_version, config))))?;
 
     let managed_before = live.map_or(Some(ManagedFields::default()), ManagedFields::of).unwrap_or_default();
     let blank = write.blank();

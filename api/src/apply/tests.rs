@@ -258,7 +258,7 @@ fn configurations_that_are_no_part_of_an_object_are_refused() {
     let error = |world: &mut World, config| world.try_apply("a", config, false).unwrap_err().to_string();
     assert_eq!(
         error(&mut world, json!({"spec": {"foo": 1}})),
-        "failed to create typed patch object: .spec.foo: field not declared in schema"
+        "failed to create typed patch object (/x; apps/v1, Kind=): .spec.foo: field not declared in schema"
     );
     assert!(error(&mut world, json!({"spec": {"replicas": "x"}})).contains("cannot unmarshal string"));
     assert_eq!(error(&mut world, json!({"metadata": {"managedFields": []}})), "metadata.managedFields must be nil");

@@ -90,6 +90,16 @@ impl<'a> Type<'a> {
         }
     }
 
+    /// The names of a list's keys, quoted.
+    fn keys(self) -> String {
+        match self {
+            Type::List(_, ListType::Map(keys), _) => {
+                keys.iter().map(|key| format!("{:?}", key.as_ref())).collect::<Vec<_>>().join(" ")
+            }
+            _ => String::new(),
+        }
+    }
+
     /// The path element that identifies a list element; `None` when its keys are missing.
     fn identify(self, item: &Value) -> Option<String> {
         let Type::List(schema, list_type, element) = self else { return None };
@@ -431,7 +441,9 @@ pub(super) fn check_lists(kind: Type<'_>, value: &Value, path: &str) -> Result<(
             for (number, item) in items.iter().enumerate() {
                 let Some(id) = kind.identify(item) else {
                     return Err(format!(
-                        "{path}: element {number}: associative list with keys has an element that omits all key fields"
+                        "{path}: element {number}: associative list with keys has an element that omits all key fields \
+                         [{}] (and doesn't have default values for any key fields)",
+                        kind.keys()
                     ));
                 };
                 if seen.has(&id) {

@@ -298,22 +298,22 @@ fn keeps_null(message: &Message, field: &Field) -> bool {
 }
 
 /// What Go's decoder calls the kind of a JSON value.
-fn json_type(value: &Value) -> String {
+pub fn json_type(value: &Value) -> &'static str {
     match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(_) => "bool".to_owned(),
-        Value::Number(number) => format!("number {number}"),
-        Value::String(_) => "string".to_owned(),
-        Value::Array(_) => "array".to_owned(),
-        Value::Object(_) => "object".to_owned(),
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }
 
 fn mismatch(value: &Value, path: &Path<'_>, owner: &Message, go: &str) -> JsonError {
     let what = match value {
         // The number itself is named only where a number was expected.
-        Value::Number(_) if !go.starts_with("int") && !go.starts_with("float") => "number".to_owned(),
-        other => json_type(other),
+        Value::Number(number) if go.starts_with("int") || go.starts_with("float") => format!("number {number}"),
+        other => json_type(other).to_owned(),
     };
     let fields = path.fields();
     JsonError::Type(if fields.is_empty() {

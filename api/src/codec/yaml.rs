@@ -16,11 +16,12 @@ use super::{
 };
 use crate::schema::Root;
 
-/// Parses one YAML document; returns the value and the paths of duplicate keys.
+/// Parses the first YAML document, as Go decoders do; returns the value and the paths of duplicate keys.
 pub fn parse(body: &[u8]) -> Result<(Value, Vec<String>), JsonError> {
     let syntax =
         |error: &dyn std::fmt::Display| JsonError::Syntax(format!("error converting YAML to JSON: yaml: {error}"));
     let text = std::str::from_utf8(body).map_err(|error| syntax(&error))?;
+    let text = first_document(text);
     let options = serde_saphyr::options! {
         duplicate_keys: DuplicateKeyPolicy::LastWins,
         legacy_octal_numbers: true,
@@ -32,6 +33,23 @@ pub fn parse(body: &[u8]) -> Result<(Value, Vec<String>), JsonError> {
     })
     .map_err(|error| syntax(&error))?;
     Ok((value, duplicates.into_inner()))
+}
+
+/// The text up to the second document. A marker in the first column separates
+/// documents wherever it stands, also inside a scalar.
+fn first_document(text: &str) -> &str {
+    let (mut at, mut begun) = (0, false);
+    for line in text.split_inclusive('\n') {
+        let marker = ["---", "..."].iter().find_map(|marker| line.strip_prefix(marker));
+        let rest = marker.filter(|rest| rest.is_empty() || rest.starts_with(|next: char| next.is_ascii_whitespace()));
+        if begun && rest.is_some() {
+            return &text[..at];
+        }
+        let content = rest.unwrap_or(line).trim_start();
+        begun |= !content.is_empty() && !content.starts_with('#') && !line.starts_with('%');
+        at += line.len();
+    }
+    text
 }
 
 /// Decodes a YAML body against the schema of its kind.
@@ -88,6 +106,17 @@ mod tests {
         assert_eq!(decoded.unknown, ["foo"]);
         assert!(decode(Some(&root), b"data: {a: 1}").is_err());
         assert!(decode(Some(&root), b"data: [").is_err());
+    }
+
+    #[test]
+    fn only_the_first_document_counts() {
+        for text in
+            ["a: 1\n---\nb: 2\n", "%YAML 1.1\n# x\n--- # y\na: 1\n---\n[", "---\na: 1\n...\n", "a: 1\n--- {b: 2}"]
+        {
+            assert_eq!(parse(text.as_bytes()).unwrap().0, json!({"a": 1}), "{text}");
+        }
+        assert_eq!(parse(b"a: |\n  ---\n  x\n").unwrap().0, json!({"a": "---\nx\n"}));
+        assert_eq!(parse(b"--- {a: 1}\n").unwrap().0, json!({"a": 1}));
     }
 
     #[test]

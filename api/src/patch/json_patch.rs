@@ -1,6 +1,7 @@
 //! JSON patch (RFC 6902) with the limits that keep one request from exhausting the server.
 
-use json_patch::{Patch, PatchErrorKind, PatchOperation};
+use json_patch::{PatchErrorKind, PatchOperation};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::PatchError;
@@ -16,14 +17,14 @@ pub fn apply(mut target: Value, patch: &[u8]) -> Result<Value, PatchError> {
             operations.len()
         )));
     }
-    let Patch(operations) = serde_json::from_value(Value::Array(operations))
-        .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
     let mut copied = 0;
     for operation in operations {
+        let operation = PatchOperation::deserialize(operation)
+            .map_err(|error| PatchError::Unprocessable(format!("error decoding patch: {error}")))?;
         if let PatchOperation::Copy(copy) = &operation {
             copied += target.pointer(copy.from.as_str()).map_or(0, |source| source.to_string().len());
             if copied > PATCH_COPY_BYTES_MAX {
-                return Err(PatchError::TooLarge(format!(
+                return Err(PatchError::Unprocessable(format!(
                     "Unable to complete the copy, the accumulated size increase of copy operations is {copied}, exceeding the limit {PATCH_COPY_BYTES_MAX}"
                 )));
             }
@@ -60,7 +61,8 @@ mod tests {
         assert!(matches!(run(json!({"a": 1}), failed_test), Err(PatchError::TestFailed(_))));
         let missing = json!([{"op": "remove", "path": "/x"}]);
         assert!(matches!(run(json!({}), missing), Err(PatchError::Unprocessable(_))));
-        assert!(matches!(run(json!({}), json!([{"op": "explode", "path": "/x"}])), Err(PatchError::Malformed(_))));
+        // As upstream, which looks at an operation only when it is its turn.
+        assert!(matches!(run(json!({}), json!([{"op": "explode", "path": "/x"}])), Err(PatchError::Unprocessable(_))));
         assert!(matches!(run(json!({}), json!({})), Err(PatchError::Malformed(_))));
     }
 
@@ -72,6 +74,6 @@ mod tests {
         let doubling: Vec<Value> =
             (0..40).map(|at| json!({"op": "copy", "from": "/a", "path": format!("/a/k{at}")})).collect();
         let start = json!({"a": {"x": "y".repeat(1000)}});
-        assert!(matches!(run(start, Value::Array(doubling)), Err(PatchError::TooLarge(_))));
+        assert!(matches!(run(start, Value::Array(doubling)), Err(PatchError::Unprocessable(_))));
     }
 }

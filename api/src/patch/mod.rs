@@ -31,7 +31,7 @@ pub enum PatchError {
     /// A `test` of the patch does not hold: 422.
     #[error("{0}")]
     TestFailed(String),
-    /// Too many operations or too much copying: 413.
+    /// Too many operations: 413.
     #[error("{0}")]
     TooLarge(String),
 }
@@ -40,7 +40,9 @@ impl From<PatchError> for Status {
     fn from(error: PatchError) -> Status {
         match error {
             PatchError::Malformed(message) => Status::bad_request(message),
-            PatchError::TooLarge(message) => Status::failure(Reason::RequestEntityTooLarge, message),
+            PatchError::TooLarge(message) => {
+                Status::failure(Reason::RequestEntityTooLarge, format!("Request entity too large: {message}"))
+            }
             // Upstream keeps what went wrong to itself: every client sees this one sentence.
             PatchError::Unprocessable(_) | PatchError::TestFailed(_) => {
                 let text = "the server rejected our request due to an error in our request";

@@ -22,6 +22,10 @@ const RETURN_OBJECT: [&str; 9] = [
     "volumeattachments",
 ];
 
+/// What upstream says to those who delete a Job as if its pods went along.
+const JOBS_ORPHAN: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to \
+                           remove them or set propagationPolicy=Orphan to suppress this warning";
+
 pub(super) async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
     call.style(call.offer())?;
     let options = read_options(call, &body)?;
@@ -59,20 +63,34 @@ fn success(call: &Call<'_>, object: &Object) -> Status {
 
 /// Options of a body, or of the query when there is no body.
 pub(super) fn read_options(call: &Call<'_>, body: &Bytes) -> Result<DeleteOptions, Status> {
+    let options = decode_options(call, body)?;
+    if options.policy().is_none() && call.row.plural == "jobs" && call.row.group == "batch" {
+        call.warnings.add(JOBS_ORPHAN);
+    }
+    Ok(options)
+}
+
+fn decode_options(call: &Call<'_>, body: &Bytes) -> Result<DeleteOptions, Status> {
     if body.is_empty() {
         return DeleteOptions::parse(&Value::Null, &call.query);
     }
     let gvk = GroupVersionKind::new("", "v1", "DeleteOptions");
     let format =
         format_of(call).ok_or_else(|| wire::unsupported_media_type(&[wire::JSON, wire::YAML, wire::PROTOBUF]))?;
-    // The body may name the group of the resource or `meta.k8s.io`: only its fields count.
+    // The body may name the group of the resource or `meta.k8s.io`: only its kind and fields count.
     let value = match format {
         wire::Format::Protobuf => codec::protobuf::decode_object(body)
             .map_err(|error| Status::bad_request(format!("decode DeleteOptions: {error}")))?,
         wire::Format::Json => decoded(codec::json::decode(Root::for_kind(&gvk).as_ref(), body))?,
         wire::Format::Yaml => decoded(codec::yaml::decode(Root::for_kind(&gvk).as_ref(), body))?,
     };
-    DeleteOptions::parse(&value, &call.query)
+    match value["kind"].as_str() {
+        None | Some("" | "DeleteOptions") => DeleteOptions::parse(&value, &call.query),
+        Some(other) => Err(Status::bad_request(format!(
+            "no kind {other:?} is registered for version {:?}",
+            value["apiVersion"].as_str().unwrap_or_default()
+        ))),
+    }
 }
 
 fn decoded(result: Result<codec::Decoded, codec::json::JsonError>) -> Result<Value, Status> {

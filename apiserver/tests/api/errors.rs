@@ -8,7 +8,7 @@ use crate::harness::*;
 const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// A request, and the code, reason and message of its refusal.
-struct Case {
+pub struct Case {
     request: (&'static str, &'static str),
     headers: &'static [(&'static str, &'static str)],
     body: &'static str,
@@ -17,7 +17,7 @@ struct Case {
     message: String,
 }
 
-fn case(
+pub fn case(
     request: (&'static str, &'static str),
     headers: &'static [(&'static str, &'static str)],
     body: &'static str,
@@ -28,7 +28,7 @@ fn case(
     Case { request, headers, body, code, reason, message: message.into() }
 }
 
-async fn check(api: &Harness, cases: Vec<Case>) {
+pub async fn check(api: &Harness, cases: Vec<Case>) {
     for Case { request: (method, path), headers, body, code, reason, message } in cases {
         let answer = api.ask(method, path, headers, Bytes::from(body)).await;
         let what = format!("{method} {path} {headers:?} {body}");
@@ -39,8 +39,8 @@ async fn check(api: &Harness, cases: Vec<Case>) {
     }
 }
 
-const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
-const ONE: &str = "/api/v1/namespaces/n/configmaps/one";
+pub const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
+pub const ONE: &str = "/api/v1/namespaces/n/configmaps/one";
 
 #[tokio::test]
 async fn media_types_are_refused_with_those_that_would_do() {
@@ -130,7 +130,7 @@ async fn options_are_refused_by_the_name_of_their_kind() {
         &api,
         vec![
             case(("POST", "/api/v1/namespaces/n/configmaps?dryRun=Some"), JSON, map, 422, "Invalid",
-                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: []string{\"Some\"}: supported values: \"All\""),
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\""),
             case(("PUT", "/api/v1/namespaces/n/configmaps/one?fieldValidation=Loose"), JSON, map, 422, "Invalid",
                 "UpdateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Loose\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""),
             case(("PATCH", "/api/v1/namespaces/n/configmaps/one?force=true"), MERGE, "{}", 422, "Invalid",

@@ -45,8 +45,10 @@ async fn strict_patches_refuse_unknown_fields() {
     api.post(DEPLOYMENTS, deployment("d")).await;
     let path = format!("{DEPLOYMENTS}/d?fieldValidation=Strict");
     let refused = api.patch(&path, "merge", json!({"spec": {"foo": 1}})).await;
-    assert_eq!(refused.code, 400, "{}", refused.body);
-    assert!(refused.body["message"].as_str().unwrap().contains("unknown field \"spec.foo\""));
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    let message = refused.body["message"].as_str().unwrap();
+    assert!(message.starts_with(r#" "" is invalid: patch: Invalid value: "{\"apiVersion\":\"apps/v1\""#), "{message}");
+    assert!(message.ends_with(r#": strict decoding error: unknown field "spec.foo""#), "{message}");
 }
 
 #[tokio::test]

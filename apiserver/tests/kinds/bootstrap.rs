@@ -76,6 +76,21 @@ async fn the_system_users_have_what_they_need() {
 }
 
 #[tokio::test]
+async fn answers_name_the_flow_they_went_through() {
+    let harness = bootstrapped().await;
+    let user = UserInfo::new("someone", &["system:authenticated"]);
+    let answer = harness.ask_as(user, "GET", "/version", &[], bytes::Bytes::new()).await;
+    for (header, kind, name) in [
+        ("x-kubernetes-pf-flowschema-uid", "flowschemas", "global-default"),
+        ("x-kubernetes-pf-prioritylevel-uid", "prioritylevelconfigurations", "global-default"),
+    ] {
+        let path = format!("/apis/flowcontrol.apiserver.k8s.io/v1/{kind}/{name}");
+        let uid = harness.get(&path).await.body["metadata"]["uid"].clone();
+        assert_eq!(answer.headers[header], uid.as_str().unwrap(), "{header}");
+    }
+}
+
+#[tokio::test]
 async fn the_service_of_the_api_comes_back() {
     let harness = bootstrapped().await;
     let stop = CancellationToken::new();

@@ -33,7 +33,8 @@ impl Strategy for ConfigMapStrategy {
             bytes += decoded_len(value);
         }
         if bytes > DATA_BYTES_MAX {
-            errors.too_long(&Path::new(""), DATA_BYTES_MAX);
+            // Upstream names a field without a name.
+            errors.too_long(&Path::new("[]"), DATA_BYTES_MAX);
         }
         if let Operation::Update { old } = op {
             immutable(&mut errors, object, old, &["data", "binaryData"]);
