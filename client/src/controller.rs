@@ -109,6 +109,13 @@ pub enum Operation {
         namespace: Option<String>,
         options: DeleteOptions,
     },
+    /// Deletes what another server serves of a group version in a namespace, as
+    /// its discovery tells; fails while something is left there.
+    EmptyServed {
+        group: String,
+        version: String,
+        namespace: String,
+    },
     /// POST to a subresource such as `eviction` or `binding`.
     CreateSubresource {
         resource: GroupVersionResource,

@@ -1,8 +1,10 @@
 //! Carries out one [`Operation`] and says what the snapshot will show of it.
 
-use skiff_api::{GroupResource, Object, ObjectKey, Revision, Uid};
+use http::Method;
+use serde_json::Value;
+use skiff_api::{GroupResource, GroupVersionResource, Object, ObjectKey, Revision, Status, Uid};
 
-use crate::{Client, ClientError, ListOptions, Operation, Store};
+use crate::{Client, ClientError, DeleteOptions, ListOptions, Operation, PropagationPolicy, Store};
 
 /// What an operation did.
 #[derive(Debug)]
@@ -87,6 +89,10 @@ pub(crate) async fn execute(client: &Client, operation: Operation) -> Result<Exe
             client.delete_collection(&resource, namespace.as_deref(), &everything, &options).await?;
             Ok(Executed::Nothing)
         }
+        Operation::EmptyServed { group, version, namespace } => {
+            empty_served(client, &group, &version, &namespace).await?;
+            Ok(Executed::Nothing)
+        }
         Operation::CreateSubresource { resource, namespace, name, subresource, body } => {
             client.create_subresource(&resource, namespace.as_deref(), &name, subresource, &body).await?;
             Ok(Executed::Nothing)
@@ -100,6 +106,42 @@ pub(crate) async fn execute(client: &Client, operation: Operation) -> Result<Exe
             }
         }
     }
+}
+
+/// Deletes everything in a namespace that a group version serves there and lets go of; an error while something is left.
+async fn empty_served(client: &Client, group: &str, version: &str, namespace: &str) -> Result<(), ClientError> {
+    let answer = client.raw(Method::GET, &format!("/apis/{group}/{version}"), None).await?;
+    let served: Value = serde_json::from_slice(&answer)
+        .map_err(|error| ClientError::transport(format!("discovery of {group}/{version}"), error))?;
+    for resource in served["resources"].as_array().into_iter().flatten() {
+        let name = resource["name"].as_str().unwrap_or_default();
+        let can = |verb: &str| resource["verbs"].as_array().is_some_and(|verbs| verbs.iter().any(|have| have == verb));
+        if resource["namespaced"] != true || name.is_empty() || name.contains('/') || !can("list") || !can("delete") {
+            continue;
+        }
+        let gvr = GroupVersionResource {
+            group: group.to_owned().into(),
+            version: version.to_owned().into(),
+            resource: name.to_owned().into(),
+        };
+        let options =
+            DeleteOptions { propagation_policy: Some(PropagationPolicy::Background), ..DeleteOptions::default() };
+        let everything = ListOptions::default();
+        if can("deletecollection") {
+            client.delete_collection(&gvr, Some(namespace), &everything, &options).await?;
+        } else {
+            for object in client.list(&gvr, Some(namespace), &everything).await?.items {
+                let result = client.delete(&gvr, Some(namespace), &object.meta.name, &options).await;
+                ignore(result, ClientError::is_not_found)?;
+            }
+        }
+        if !client.list(&gvr, Some(namespace), &everything).await?.items.is_empty() {
+            return Err(ClientError::Api(Box::new(Status::service_unavailable(format!(
+                "unexpected items still remain in namespace: {namespace} for gvr: {group}/{version}, Resource={name}"
+            )))));
+        }
+    }
+    Ok(())
 }
 
 fn changed(resource: GroupResource, object: Option<Object>) -> Executed {

@@ -135,3 +135,65 @@ async fn a_refused_write_is_retried_and_its_reason_handed_to_the_next_reconcile(
     assert!(failures.contains(&Some(Reason::Forbidden)));
     assert_eq!(failures.last(), Some(&None), "the failure is over: {failures:?}");
 }
+
+/// Another server's flunders: one that goes at once, and one that a finalizer holds.
+struct Flunders {
+    log: Mutex<Vec<String>>,
+    left: Mutex<Vec<&'static str>>,
+}
+
+#[async_trait]
+impl Transport for Flunders {
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, ClientError> {
+        let path = request.uri().path().to_owned();
+        self.log.lock().push(format!("{} {path}", request.method()));
+        let names = |verbs: &[&str]| json!({"name": "flunders", "namespaced": true, "kind": "Flunder", "verbs": verbs});
+        if path == "/apis/wardle.example.com/v1" {
+            let other = json!({"name": "fischers", "namespaced": false, "verbs": ["list", "delete"]});
+            let readings = json!({"name": "readings", "namespaced": true, "verbs": ["get", "list"]});
+            let all =
+                json!([names(&["list", "delete"]), {"name": "flunders/status", "namespaced": true}, other, readings]);
+            return Ok(answer(200, &json!({"resources": all})));
+        }
+        let mut left = self.left.lock();
+        if request.method() == Method::DELETE {
+            left.retain(|name| !path.ends_with(name) || *name == "held");
+            return Ok(answer(200, &json!({"kind": "Status", "status": "Success"})));
+        }
+        let items: Vec<Value> = left
+            .iter()
+            .map(|name| json!({"metadata": {"name": name, "namespace": "d", "resourceVersion": "1"}}))
+            .collect();
+        Ok(answer(
+            200,
+            &json!({"apiVersion": "wardle.example.com/v1", "kind": "FlunderList",
+            "metadata": {"resourceVersion": "2"}, "items": items}),
+        ))
+    }
+}
+
+#[tokio::test]
+async fn what_another_server_holds_is_deleted_until_nothing_is_left() {
+    let api = Arc::new(Flunders { log: Mutex::default(), left: Mutex::new(vec!["free", "held"]) });
+    let client = Client::new(Arc::clone(&api) as _, "test");
+    let empty = || Operation::EmptyServed {
+        group: "wardle.example.com".to_owned(),
+        version: "v1".to_owned(),
+        namespace: "d".to_owned(),
+    };
+    let error = crate::operation::execute(&client, empty()).await.unwrap_err();
+    let text = "unexpected items still remain in namespace: d for gvr: wardle.example.com/v1, Resource=flunders";
+    assert_eq!(error.to_string(), text);
+    api.left.lock().clear();
+    assert!(crate::operation::execute(&client, empty()).await.is_ok());
+    let log = api.log.lock();
+    let all = "/apis/wardle.example.com/v1/namespaces/d/flunders";
+    let wanted = [
+        "GET /apis/wardle.example.com/v1".to_owned(),
+        format!("GET {all}"),
+        format!("DELETE {all}/free"),
+        format!("DELETE {all}/held"),
+        format!("GET {all}"),
+    ];
+    assert_eq!(log[..5], wanted);
+}

@@ -1,8 +1,9 @@
 //! Empties namespaces that are being deleted, then lets them go.
 //!
 //! Invariants: pods go first, everything else only when no pod is left (so that
-//! nothing a pod needs disappears before it); the conditions say what is still
-//! there; the `kubernetes` finalizer goes only when nothing is.
+//! nothing a pod needs disappears before it), what other API servers serve
+//! last; the conditions say what is still there; the `kubernetes` finalizer goes
+//! only when nothing is.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -58,7 +59,8 @@ impl Controller for NamespaceController {
             return outcome;
         }
         let content = Content::of(&key.name, world);
-        let status = status(&namespace, &value, &content, context);
+        let remote = remote_versions(world);
+        let status = status(&namespace, &value, &content, &remote, context);
         let is_told = status.is_none();
         outcome.operations.extend(status);
         if content.resources.is_empty() {
@@ -69,6 +71,11 @@ impl Controller for NamespaceController {
             // Whatever was written while the namespace was closing is not in the
             // snapshot yet: one more sweep over everything, then the end.
             outcome.operations.extend(namespaced(world).into_iter().map(|resource| sweep(resource, &key.name)));
+            outcome.operations.extend(remote.into_iter().map(|Remote { group, version, .. }| Operation::EmptyServed {
+                group,
+                version,
+                namespace: key.name.clone(),
+            }));
             outcome.push(finalize(&namespace, value, finalizers));
             return outcome;
         }
@@ -82,6 +89,33 @@ impl Controller for NamespaceController {
         }
         outcome
     }
+}
+
+/// A group version that another API server serves.
+struct Remote {
+    group: String,
+    version: String,
+    available: bool,
+}
+
+/// All of them, in the order of their names.
+fn remote_versions(world: &Snapshot) -> Vec<Remote> {
+    let services = world.store(&GroupResource::new("apiregistration.k8s.io", "apiservices"));
+    let mut remote: Vec<Remote> = services
+        .map(|store| store.list(None))
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|object| object.value().ok().filter(|service| service["spec"]["service"].is_object()))
+        .map(|service| {
+            let text = |name: &str| service["spec"][name].as_str().unwrap_or_default().to_owned();
+            let mut conditions = service["status"]["conditions"].as_array().into_iter().flatten();
+            let available =
+                conditions.any(|condition| condition["type"] == "Available" && condition["status"] == "True");
+            Remote { group: text("group"), version: text("version"), available }
+        })
+        .collect();
+    remote.sort_by(|a, b| (&a.group, &a.version).cmp(&(&b.group, &b.version)));
+    remote
 }
 
 /// What is left of one resource in a namespace.
@@ -165,10 +199,16 @@ fn finalize(namespace: &Seen<Namespace>, mut value: Value, mut finalizers: Vec<V
     }
 }
 
-fn status(namespace: &Seen<Namespace>, value: &Value, content: &Content, context: &Context) -> Option<Operation> {
+fn status(
+    namespace: &Seen<Namespace>,
+    value: &Value,
+    content: &Content,
+    remote: &[Remote],
+    context: &Context,
+) -> Option<Operation> {
     let mut status = value["status"].clone();
     let mut conditions = condition::of(&status);
-    for new in conditions_of(content, context) {
+    for new in std::iter::once(discovery_condition(remote)).chain(conditions_of(content, context)) {
         condition::set(&mut conditions, new, context.now);
     }
     if !status.is_object() {
@@ -219,12 +259,6 @@ fn conditions_of(content: &Content, context: &Context) -> Vec<Condition> {
     };
     vec![
         Condition::new(
-            "NamespaceDeletionDiscoveryFailure",
-            "False",
-            "ResourcesDiscovered",
-            "All resources successfully discovered",
-        ),
-        Condition::new(
             "NamespaceDeletionGroupVersionParsingFailure",
             "False",
             "ParsedGroupVersions",
@@ -234,4 +268,24 @@ fn conditions_of(content: &Content, context: &Context) -> Vec<Condition> {
         remain,
         held,
     ]
+}
+
+/// Whether all API servers could say what there is.
+fn discovery_condition(remote: &[Remote]) -> Condition {
+    const TYPE: &str = "NamespaceDeletionDiscoveryFailure";
+    let silent = remote.iter().filter(|remote| !remote.available);
+    let silent: Vec<String> = silent
+        .map(|Remote { group, version, .. }| {
+            format!("{group}/{version}: stale GroupVersion discovery: {group}/{version}")
+        })
+        .collect();
+    if silent.is_empty() {
+        return Condition::new(TYPE, "False", "ResourcesDiscovered", "All resources successfully discovered");
+    }
+    let message = format!(
+        "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+        silent.len(),
+        silent.join(", ")
+    );
+    Condition::new(TYPE, "True", "DiscoveryFailed", message)
 }

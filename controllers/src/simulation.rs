@@ -231,6 +231,10 @@ impl Simulation {
                 }
                 Ok(!all.is_empty())
             }
+            Operation::EmptyServed { group, version, namespace } => {
+                self.log.push(format!("{who}: empty {group}/{version} of {namespace}"));
+                Ok(false)
+            }
             Operation::CreateSubresource { .. } => Ok(true),
             Operation::RequireAbsent { resource, namespace, name, uid } => {
                 let have = self.value(&resource.group_resource().to_string(), &namespace.unwrap_or_default(), &name);

@@ -288,6 +288,20 @@ fn a_namespace_lets_pods_go_first() {
 }
 
 #[test]
+fn a_namespace_is_emptied_on_other_servers_before_it_goes() {
+    let mut simulation = start("namespace_served_elsewhere");
+    simulation.delete("namespaces", "", "d", None);
+    simulation.settle(&[&NamespaceController], true, anything);
+    assert!(simulation.value("namespaces", "", "d").is_none());
+    let last: Vec<&str> = simulation.log.iter().rev().take(2).map(String::as_str).collect();
+    assert!(last[0].contains("write finalize namespaces d"), "{last:?}");
+    assert_eq!(last[1], "namespace-controller: empty wardle.example.com/v1alpha1 of d");
+    let told = "1 failing: unable to retrieve the complete list of server APIs: wardle.example.com/v1alpha1: stale \
+        GroupVersion discovery: wardle.example.com/v1alpha1";
+    assert!(simulation.log[0].contains(told), "{}", simulation.log[0]);
+}
+
+#[test]
 fn new_namespaces_get_an_account_and_the_ca() {
     let publisher = RootCaPublisher { ca_pem: "PEM".to_owned() };
     let controllers: [&dyn Controller; 2] = [&ServiceAccountController, &publisher];
