@@ -8,6 +8,7 @@ pub(crate) mod memory;
 mod run;
 mod runs;
 pub(crate) mod sqlite;
+mod tail;
 
 use std::sync::Arc;
 use std::time::Duration;

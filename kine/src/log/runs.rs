@@ -70,13 +70,26 @@ pub(crate) struct Runs {
 impl Runs {
     /// Takes in a run that is stored.
     pub(crate) fn add(&mut self, first: RecordId, records: &[Record]) {
-        let place = |record: &Record| {
-            let hash = self.hasher.hash_one(&record.key[..]) as u32;
-            ((record.id.0 - first.0) as u32, hash)
-        };
         let tombstones = bits(records.iter().map(|record| record.value.is_none()));
-        let run = Run { places: records.iter().map(place).collect(), tombstones, given_up: 0 };
+        let run =
+            Run { places: records.iter().map(|record| self.place(first, record)).collect(), tombstones, given_up: 0 };
         self.runs.insert(first, run);
+    }
+
+    /// Takes in records that were written behind those of the last run, into the same row.
+    pub(crate) fn extend_last(&mut self, records: &[Record]) {
+        let Some((first, mut run)) = self.runs.pop_last() else { return };
+        let mut places = std::mem::take(&mut run.places).into_vec();
+        for record in records {
+            run.tombstones |= u64::from(record.value.is_none()) << places.len();
+            places.push(self.place(first, record));
+        }
+        run.places = places.into_boxed_slice();
+        self.runs.insert(first, run);
+    }
+
+    fn place(&self, first: RecordId, record: &Record) -> Place {
+        ((record.id.0 - first.0) as u32, self.hasher.hash_one(&record.key[..]) as u32)
     }
 
     /// What has to be written when these records are given up; those that are not stored do not matter.
@@ -276,6 +289,16 @@ mod tests {
         assert_eq!(give_up(&mut runs, &[5]), [(2, vec![0])]);
         assert_eq!(give_up(&mut runs, &[3, 6]), [(2, vec![]), (6, vec![])]);
         assert!(runs.runs.is_empty() && runs.partly.is_empty() && runs.stored.is_empty());
+    }
+
+    #[test]
+    fn what_is_given_up_stays_so_when_the_last_run_grows() {
+        let mut runs = runs(&[&["a", "b"]]);
+        runs.extend_last(&[record(4, "c"), record(5, "-b"), record(6, "d"), record(7, "e")]);
+        assert_eq!(runs.last_id(), Some(id(7)));
+        assert_eq!(give_up(&mut runs, &[2]), []);
+        runs.extend_last(&[record(8, "f")]);
+        assert_eq!(give_up(&mut runs, &[3, 5, 6]), [(2, vec![2, 5, 6])]);
     }
 
     #[test]

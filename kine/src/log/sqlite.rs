@@ -1,6 +1,8 @@
 //! The SQLite log: one file, WAL, `synchronous=FULL`.
 //!
-//! History is stored in runs of records, one row each, by the id of the first.
+//! History is stored in runs of records, one row each, by the id of the first. A small commit goes into the row
+//! of the one before as long as that fits its page: then it changes one page in place of four (a new page
+//! changes the file's header, the map of pages and the node above, too).
 //!
 //! The writer's connection never checkpoints inside a commit: copying the WAL back
 //! is a step of its own between batches, so that a commit costs one append and one
@@ -20,6 +22,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::run::{BadRun, Packer, Unpacker, cut};
 use super::runs::{Plan, Runs};
+use super::tail::Tail;
 use super::{Batch, LeaseChange, LeaseRow, Loaded, Log, LogError, LogReader, LogSize, Reclaim, Record};
 use crate::error::{Error, Result};
 use crate::limits::{
@@ -41,6 +44,9 @@ CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, deadline INTEG
 ";
 
 const INSERT_RUN: &str = "INSERT INTO history (first, records) VALUES (?1, ?2)";
+const UPDATE_RUN: &str = "UPDATE history SET records = ?2 WHERE first = ?1";
+/// What a page keeps for itself of a row.
+const PAGE_OVERHEAD: u64 = 64;
 /// Runs one slice of a full clean-up writes anew.
 const CLEAN_RUNS: usize = 16;
 /// Records one slice of compaction takes at least.
@@ -59,6 +65,8 @@ pub(crate) struct SqliteLog {
     /// False once there was nothing to vacuum, until something is deleted.
     vacuum_pending: bool,
     runs: Runs,
+    /// The last run, if what comes next may still go into its row.
+    tail: Tail,
     packer: Packer,
     unpacker: Unpacker,
     /// How many records a slice of compaction takes; follows the time they take.
@@ -86,6 +94,7 @@ impl SqliteLog {
             backfilled_pages: 0,
             vacuum_pending: true,
             runs: Runs::default(),
+            tail: Tail::default(),
             packer,
             unpacker: Unpacker::new().map_err(|e| open_error(path, e))?,
             slice_records: SLICE_RECORDS_MIN,
@@ -199,6 +208,31 @@ impl SqliteLog {
         Ok(())
     }
 
+    /// Takes in what the row of the last known run holds beyond what is known of it.
+    fn read_last_run(&mut self) -> Result<(), RunError> {
+        let (Some(first), Some(last)) = (self.runs.last_first(), self.runs.last_id()) else { return Ok(()) };
+        let mut select = self.connection.prepare_cached("SELECT records FROM history WHERE first = ?1")?;
+        let Some(packed) = select.query_row([first.0.cast_signed()], |row| row.get::<_, Vec<u8>>(0)).optional()? else {
+            return Ok(());
+        };
+        let records = self.unpacker.unpack(first, &packed)?;
+        let known = records.partition_point(|record| record.id <= last);
+        self.runs.extend_last(&records[known..]);
+        Ok(())
+    }
+
+    /// Bytes of a row that has room in one page.
+    fn row_bytes(&self) -> usize {
+        usize::try_from(self.page_bytes - PAGE_OVERHEAD).unwrap_or(0)
+    }
+
+    /// The last run with a small commit behind it, if both fit its page.
+    fn grown(&mut self, records: &[Record]) -> Result<Option<(RecordId, Vec<u8>)>, LogError> {
+        let Some((first, all)) = self.tail.with(records, self.row_bytes()) else { return Ok(None) };
+        let packed = self.packer.pack(first, all).map_err(|e| LogError(e.to_string()))?;
+        Ok((packed.len() <= self.row_bytes()).then_some((first, packed)))
+    }
+
     fn read_rest(&self) -> rusqlite::Result<Loaded> {
         let connection = &self.connection;
         let mut statement = connection.prepare("SELECT id, ttl, deadline FROM lease")?;
@@ -227,6 +261,9 @@ impl SqliteLog {
             let kept = records.iter().enumerate().filter(|(place, _)| change.keeps(*place)).map(|(_, record)| record);
             anew.push((change.first, self.packer.pack(change.first, kept).map_err(|e| LogError(e.to_string()))?));
         }
+        if plan.changes.iter().any(|change| Some(change.first) == self.tail.first()) {
+            self.tail.clear();
+        }
         if !plan.changes.is_empty() {
             self.vacuum_pending = true;
             self.unsynced(|connection| {
@@ -234,7 +271,7 @@ impl SqliteLog {
                 for change in plan.changes.iter().filter(|change| change.whole) {
                     delete.execute([change.first.0.cast_signed()])?;
                 }
-                let mut update = connection.prepare_cached("UPDATE history SET records = ?2 WHERE first = ?1")?;
+                let mut update = connection.prepare_cached(UPDATE_RUN)?;
                 for (first, records) in &anew {
                     update.execute(params![first.0.cast_signed(), records])?;
                 }
@@ -256,12 +293,21 @@ impl Log for SqliteLog {
     }
 
     fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
+        let grown = self.grown(&batch.records)?;
+        // Should this fail, it is not known what the row holds.
+        let mut tail = std::mem::take(&mut self.tail);
         let mut runs = Vec::new();
-        for records in cut(&batch.records) {
+        for records in cut(&batch.records).filter(|_| grown.is_none()) {
             let first = records[0].id;
             runs.push((first, records, self.packer.pack(first, records).map_err(|e| LogError(e.to_string()))?));
         }
         self.transaction(|connection| {
+            if let Some((first, packed)) = &grown {
+                match connection.prepare_cached(UPDATE_RUN)?.execute(params![first.0.cast_signed(), packed])? {
+                    1 => {}
+                    other => return Err(rusqlite::Error::StatementChangedRows(other)),
+                }
+            }
             let mut insert = connection.prepare_cached(INSERT_RUN)?;
             for (first, _, packed) in &runs {
                 insert.execute(params![first.0.cast_signed(), packed])?;
@@ -284,13 +330,25 @@ impl Log for SqliteLog {
             }
             Ok(())
         })?;
+        if let Some((_, packed)) = &grown {
+            self.runs.extend_last(&batch.records);
+            tail.grow(&batch.records, packed.len());
+        } else if let Some((_, last, packed)) = runs.last() {
+            match packed.len() <= self.row_bytes() {
+                true => tail.begin(last, packed.len()),
+                false => tail.clear(),
+            }
+        }
+        self.tail = tail;
         runs.into_iter().for_each(|(first, records, _)| self.runs.add(first, records));
         Ok(())
     }
 
     fn last_id(&mut self) -> Result<Option<RecordId>, LogError> {
         self.recover()?;
-        // A commit that seemed to fail may have left runs behind those that are known.
+        self.tail.clear();
+        // A commit that seemed to fail may have left records in the last run that is known, or runs behind it.
+        self.read_last_run().map_err(|e| LogError(e.to_string()))?;
         self.read_runs(&mut drop).map_err(|e| LogError(e.to_string()))?;
         Ok(self.runs.last_id())
     }
@@ -680,6 +738,61 @@ mod tests {
         log.append(&batch(3, 1 << 20)).unwrap();
         assert_eq!(log.last_id().unwrap(), Some(RecordId::new(Revision(3), 0)));
         Box::new(log).close().unwrap();
+    }
+
+    fn small(revision: u64) -> Batch {
+        let mut batch = batch(revision, 0);
+        batch.records[0].key = Bytes::from(format!("/registry/leases/{}", revision % 3));
+        batch
+    }
+
+    fn rows(log: &SqliteLog) -> i64 {
+        log.connection.query_row("SELECT count(*) FROM history", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn small_commits_share_a_row_until_its_page_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SqliteLog::open(&folder.path().join("s.db"), || (1, 2)).unwrap();
+        (2..=40).for_each(|revision| log.append(&small(revision)).unwrap());
+        assert_eq!(rows(&log), 1);
+        let longest = "SELECT max(length(records)) FROM history";
+        (41..300).for_each(|revision| log.append(&small(revision)).unwrap());
+        let bytes: i64 = log.connection.query_row(longest, [], |row| row.get(0)).unwrap();
+        assert!((2..20).contains(&rows(&log)) && bytes < 1024, "{} rows of {bytes}", rows(&log));
+        let read = log.reader().unwrap().records(RecordId::default(), 1000, 1 << 20).unwrap();
+        assert_eq!(read.iter().map(|record| record.id.revision().0).collect::<Vec<_>>(), (2..300).collect::<Vec<_>>());
+        let ids: Vec<_> = (150..299).map(|revision| RecordId::new(Revision(revision), 0)).collect();
+        assert!(log.reader().unwrap().get(&ids).unwrap().iter().all(Option::is_some));
+        // What compaction changed in the last row is not written back by the next commit.
+        let mut left = &ids[..];
+        while !left.is_empty() {
+            left = &left[log.delete(left, Duration::from_secs(1)).unwrap()..];
+        }
+        while log.reclaim(Reclaim::Full).unwrap() {}
+        log.append(&small(300)).unwrap();
+        assert_eq!(log.reader().unwrap().get(&ids).unwrap().iter().flatten().count(), 0);
+        Box::new(log).close().unwrap();
+        let mut log = SqliteLog::open(&folder.path().join("s.db"), || (1, 2)).unwrap();
+        let mut loaded = Vec::new();
+        log.load(&mut |record| loaded.push(record.id.revision().0)).unwrap();
+        assert_eq!(loaded, (2..150).chain([299, 300]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_commit_into_the_last_row_that_seemed_to_fail_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SqliteLog::open(&folder.path().join("s.db"), || (1, 2)).unwrap();
+        log.append(&small(2)).unwrap();
+        log.append(&small(3)).unwrap();
+        // As if the last one had been written and an error reported.
+        let grown = [small(2), small(3), small(4)].map(|batch| batch.records[0].clone());
+        let packed = Packer::new().unwrap().pack(grown[0].id, &grown).unwrap();
+        log.connection.execute(UPDATE_RUN, params![grown[0].id.0.cast_signed(), packed]).unwrap();
+        assert_eq!(log.last_id().unwrap(), Some(RecordId::new(Revision(4), 0)));
+        log.append(&small(5)).unwrap();
+        let read = log.reader().unwrap().records(RecordId::default(), 10, 1 << 20).unwrap();
+        assert_eq!(read.iter().map(|record| record.id.revision().0).collect::<Vec<_>>(), [2, 3, 4, 5]);
     }
 
     #[test]
