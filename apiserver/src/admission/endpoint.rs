@@ -34,7 +34,7 @@ pub async fn admit(
         annotations: Vec::new(),
         reinvocation: Reinvocation::default(),
     };
-    mutate(&request.store.admission, &mut admission).await?;
-    validate(&request.store.admission, &mut admission).await?;
+    mutate(&request.store.admission, &mut admission, request.warnings).await?;
+    validate(&request.store.admission, &mut admission, request.warnings).await?;
     Ok(admission.object.unwrap_or_default())
 }

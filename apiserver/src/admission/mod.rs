@@ -132,7 +132,21 @@ impl Invoked {
 }
 
 /// The mutating pass of a chain, and a second one when webhooks or policies changed the object.
-pub async fn mutate(plugins: &[Arc<dyn Admission>], request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
+/// What the plugins note is handed on whether they refuse or not.
+pub async fn mutate(
+    plugins: &[Arc<dyn Admission>],
+    request: &mut AdmissionRequest<'_>,
+    notes: &Warnings,
+) -> Result<(), Status> {
+    let outcome = mutate_once_or_twice(plugins, request).await;
+    request.report(notes);
+    outcome
+}
+
+async fn mutate_once_or_twice(
+    plugins: &[Arc<dyn Admission>],
+    request: &mut AdmissionRequest<'_>,
+) -> Result<(), Status> {
     let operation = request.operation;
     loop {
         for plugin in plugins.iter().filter(|plugin| plugin.handles(operation)) {
@@ -146,17 +160,26 @@ pub async fn mutate(plugins: &[Arc<dyn Admission>], request: &mut AdmissionReque
 }
 
 /// The validating pass of a chain.
-pub async fn validate(plugins: &[Arc<dyn Admission>], request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
+pub async fn validate(
+    plugins: &[Arc<dyn Admission>],
+    request: &mut AdmissionRequest<'_>,
+    notes: &Warnings,
+) -> Result<(), Status> {
     let operation = request.operation;
+    let mut outcome = Ok(());
     for plugin in plugins.iter().filter(|plugin| plugin.handles(operation)) {
-        plugin.validate(request).await?;
+        outcome = plugin.validate(request).await;
+        if outcome.is_err() {
+            break;
+        }
     }
-    Ok(())
+    request.report(notes);
+    outcome
 }
 
 impl AdmissionRequest<'_> {
     /// Hands on what the plugins noted.
-    pub fn report(&mut self, to: &Warnings) {
+    fn report(&mut self, to: &Warnings) {
         to.extend(self.warnings.drain(..));
         for (key, value) in self.annotations.drain(..) {
             to.annotate(key, value);

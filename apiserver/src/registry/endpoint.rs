@@ -9,7 +9,7 @@ use serde_json::Value;
 use skiff_api::Status;
 
 use super::strategy::RequestContext;
-use crate::registry::store::Store;
+use crate::{registry::store::Store, warnings::Warnings};
 
 /// A POST to an [`Endpoint`]: already authenticated, authorized and decoded.
 pub struct EndpointRequest<'a> {
@@ -18,6 +18,8 @@ pub struct EndpointRequest<'a> {
     pub name: &'a str,
     /// The decoded and defaulted body.
     pub body: Value,
+    /// What is noted on the way.
+    pub warnings: &'a Warnings,
     /// The stores: every write of an endpoint goes through here.
     pub store: &'a Arc<Store>,
 }

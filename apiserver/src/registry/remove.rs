@@ -130,10 +130,8 @@ impl Remove<'_> {
             annotations: Vec::new(),
             reinvocation: Reinvocation::default(),
         };
-        admission::mutate(&self.store.admission, &mut request).await?;
-        admission::validate(&self.store.admission, &mut request).await?;
-        request.report(self.request.warnings);
-        Ok(())
+        admission::mutate(&self.store.admission, &mut request, self.request.warnings).await?;
+        admission::validate(&self.store.admission, &mut request, self.request.warnings).await
     }
 
     /// Marks the deletion with its time; returns whether the grace period must still pass.

@@ -438,8 +438,7 @@ impl Write<'_> {
         let before = fingerprint(&object);
         let mut request = self.admission_request(operation, old, &options, &gvr, &gvk);
         request.object = Some(object);
-        admission::mutate(&self.store.admission, &mut request).await?;
-        request.report(self.request.warnings);
+        admission::mutate(&self.store.admission, &mut request, self.request.warnings).await?;
         if request.object.as_ref().map(fingerprint) != Some(before) {
             request.settle();
         }
@@ -453,8 +452,7 @@ impl Write<'_> {
         let (gvr, gvk) = (self.request.row.gvr(), self.storage_row.gvk());
         let mut request = self.admission_request(operation, old, &options, &gvr, &gvk);
         request.object = Some(object);
-        admission::validate(&self.store.admission, &mut request).await?;
-        request.report(self.request.warnings);
+        admission::validate(&self.store.admission, &mut request, self.request.warnings).await?;
         Ok(request.object.unwrap_or_default())
     }
 }

@@ -80,8 +80,6 @@ async fn admit(call: &Call<'_>) -> Result<(), Status> {
         annotations: Vec::new(),
         reinvocation: Reinvocation::default(),
     };
-    admission::mutate(&call.store.admission, &mut request).await?;
-    admission::validate(&call.store.admission, &mut request).await?;
-    request.report(&call.warnings);
-    Ok(())
+    admission::mutate(&call.store.admission, &mut request, &call.warnings).await?;
+    admission::validate(&call.store.admission, &mut request, &call.warnings).await
 }

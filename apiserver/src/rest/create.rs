@@ -26,6 +26,7 @@ pub(super) async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body
             context: call.store.context(&write, &api_version),
             name: &call.info.name,
             body: value,
+            warnings: &call.warnings,
             store: call.store,
         };
         let response = endpoint.create(request).await?;

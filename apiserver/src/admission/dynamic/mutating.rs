@@ -227,6 +227,7 @@ mod tests {
     use crate::{
         admission::{self, dynamic::testing::policy_case},
         authz::Masters,
+        warnings::Warnings,
     };
 
     fn plugin() -> MutatingPolicies {
@@ -363,7 +364,7 @@ mod tests {
             let options = json!({});
             let mut request = bench.request(&options);
             let plugins: [Arc<dyn Admission>; 2] = [Arc::new(Counter), Arc::new(plugin())];
-            admission::mutate(&plugins, &mut request).await.unwrap();
+            admission::mutate(&plugins, &mut request, &Warnings::default()).await.unwrap();
             assert_eq!(request.object.unwrap()["data"], json!({"n": "5ii", "seen": wanted}), "{reinvocation}");
         }
     }
