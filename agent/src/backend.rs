@@ -1,11 +1,16 @@
 //! What the kubelet's HTTPS server asks about pods, answered from the workers and the runtime.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
+    cadvisor,
     context::Context,
     cri::{CriError, v1},
     metrics::{self, NodeUsage},
@@ -15,12 +20,14 @@ use crate::{
         BackendError, Container, LogSource, Sandbox, StreamingBackend,
         backend::{PodRef, StreamSet},
     },
+    stats::{self, Rate, Sample},
 };
 
 /// The node's pods for the server.
 pub struct NodeBackend {
     context: Arc<Context>,
     pods: Arc<PodSet>,
+    rate: Rate,
 }
 
 fn internal(error: CriError) -> BackendError {
@@ -29,7 +36,7 @@ fn internal(error: CriError) -> BackendError {
 
 impl NodeBackend {
     pub(crate) fn new(context: Arc<Context>, pods: Arc<PodSet>) -> NodeBackend {
-        NodeBackend { context, pods }
+        NodeBackend { context, pods, rate: Rate::default() }
     }
 
     fn pod(&self, wanted: &PodRef) -> Result<Arc<Pod>, BackendError> {
@@ -40,6 +47,66 @@ impl NodeBackend {
         };
         let found = self.pods.pods().into_iter().find(matches);
         found.ok_or_else(|| BackendError::NotFound("pod does not exist".to_owned()))
+    }
+
+    /// What is used now.
+    async fn sample(&self) -> Result<Sample, BackendError> {
+        let cri = &self.context.cri;
+        let (containers, sandboxes, image_fs) =
+            tokio::join!(cri.list_container_stats(), cri.list_pod_sandbox_stats(), cri.image_fs_info());
+        // Runtimes need not tell of sandboxes and images.
+        let image_fs = image_fs.ok().and_then(|info| info.image_filesystems.into_iter().next());
+        let pods: Vec<Arc<Pod>> = self.pods.pods().into_iter().map(|pod| self.with_status(pod)).collect();
+        let observed = self.context.pleg.pods();
+        let (node_name, cgroups) = (self.context.config.node_name.clone(), self.context.cgroups.clone());
+        let data_dir = self.context.config.data_dir.clone();
+        let mut sample = Sample {
+            node_name,
+            now: Timestamp::now(),
+            containers: containers.map_err(internal)?,
+            sandboxes: sandboxes.unwrap_or_default(),
+            pods,
+            ..Sample::default()
+        };
+        let sample = tokio::task::spawn_blocking(move || {
+            sample.machine = skiff_host::process::machine_info();
+            sample.node = NodeUsage::read();
+            sample.started = stats::boot_time();
+            sample.interfaces = stats::interfaces();
+            sample.node_fs = skiff_host::fs::usage(&data_dir).ok();
+            sample.image_fs = image_fs.and_then(|fs| {
+                let usage = skiff_host::fs::usage(Path::new(&fs.fs_id?.mountpoint)).ok()?;
+                Some((usage, fs.used_bytes.map_or(0, |used| used.value)))
+            });
+            for (pod, container) in observed.iter().flat_map(|pod| pod.containers.iter().map(move |one| (pod, one))) {
+                if let Some(started) = container.started_at {
+                    sample.starts.insert(container.id.clone(), started);
+                }
+                if let Some(folder) = Path::new(&container.log_path).parent() {
+                    let key = (pod.uid.clone(), container.name.clone());
+                    sample.logs.entry(key).or_insert_with(|| stats::bytes_in(folder));
+                }
+            }
+            for pod in &sample.pods {
+                let of_pod = observed.iter().filter(|have| have.uid == spec::uid(pod));
+                for container in of_pod.flat_map(|have| &have.containers).filter(|container| container.is_running()) {
+                    if let Some(throttling) = cgroups.throttling(pod, &container.id) {
+                        sample.throttling.insert(container.id.clone(), throttling);
+                    }
+                }
+            }
+            sample
+        });
+        let mut sample = sample.await.map_err(|error| BackendError::Internal(error.to_string()))?;
+        sample.node_nano_cores = self.rate.nano_cores(sample.now, sample.node.cpu_seconds);
+        Ok(sample)
+    }
+
+    fn with_status(&self, pod: Arc<Pod>) -> Arc<Pod> {
+        match self.context.status.latest(spec::uid(&pod)) {
+            Some(status) => Arc::new(Pod { status: Some((*status).clone()), ..(*pod).clone() }),
+            None => pod,
+        }
     }
 
     async fn observe(&self, pod: &Pod) -> Result<Arc<ObservedPod>, BackendError> {
@@ -147,18 +214,7 @@ impl StreamingBackend for NodeBackend {
     }
 
     async fn pods(&self) -> Result<Vec<u8>, BackendError> {
-        let items: Vec<Pod> = self
-            .pods
-            .pods()
-            .into_iter()
-            .map(|pod| {
-                let mut pod = (*pod).clone();
-                if let Some(status) = self.context.status.latest(spec::uid(&pod)) {
-                    pod.status = Some((*status).clone());
-                }
-                pod
-            })
-            .collect();
+        let items: Vec<Arc<Pod>> = self.pods.pods().into_iter().map(|pod| self.with_status(pod)).collect();
         let list = serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
         serde_json::to_vec(&list).map_err(|error| BackendError::Internal(error.to_string()))
     }
@@ -168,10 +224,31 @@ impl StreamingBackend for NodeBackend {
             "" | "/" | "/metrics" => Some(metrics::kubelet(&self.context.pleg.pods()).into_bytes()),
             "/metrics/resource" => {
                 let stats = self.context.cri.list_container_stats().await;
+                if let Err(error) = &stats {
+                    tracing::warn!(component = "metrics", %error, "read use of containers");
+                }
                 let pods = self.context.pleg.pods();
-                Some(metrics::resource(&stats.unwrap_or_default(), &pods, &NodeUsage::read()).into_bytes())
+                Some(metrics::resource(stats.as_deref().ok(), &pods, &NodeUsage::read()).into_bytes())
             }
+            "/metrics/cadvisor" => match self.sample().await {
+                Ok(sample) => {
+                    let observed = self.context.pleg.pods();
+                    let containers = observed.iter().flat_map(|pod| &pod.containers);
+                    let images = containers.map(|container| (container.id.clone(), container.image.clone())).collect();
+                    Some(cadvisor::metrics(&sample, &|pod| self.context.cgroups.path(pod), &images).into_bytes())
+                }
+                Err(error) => {
+                    tracing::warn!(component = "metrics", %error, "read use of containers");
+                    Some(Vec::new())
+                }
+            },
             _ => None,
         }
+    }
+
+    async fn stats(&self, only_cpu_and_memory: bool) -> Result<Vec<u8>, BackendError> {
+        let sample = self.sample().await?;
+        serde_json::to_vec(&stats::summary(&sample, only_cpu_and_memory))
+            .map_err(|error| BackendError::Internal(error.to_string()))
     }
 }

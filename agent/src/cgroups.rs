@@ -16,6 +16,33 @@ pub fn kubepods(root: &str) -> String {
     format!("{}/kubepods", root.trim_end_matches('/'))
 }
 
+/// How often a group ran out of its share of the processors.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Throttling {
+    pub periods: u64,
+    pub throttled: u64,
+    pub seconds: f64,
+}
+
+impl Throttling {
+    /// Reads `cpu.stat` of either hierarchy; `None` for a group without a limit.
+    fn parse(text: &str) -> Option<Throttling> {
+        let mut found = Throttling::default();
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once(' ') else { continue };
+            let value: u64 = value.trim().parse().ok()?;
+            match name {
+                "nr_periods" => found.periods = value,
+                "nr_throttled" => found.throttled = value,
+                "throttled_time" => found.seconds = value as f64 / 1e9,
+                "throttled_usec" => found.seconds = value as f64 / 1e6,
+                _ => {}
+            }
+        }
+        (found.periods > 0).then_some(found)
+    }
+}
+
 /// Pod groups of this agent.
 #[derive(Clone, Debug)]
 pub struct PodCgroups {
@@ -51,6 +78,13 @@ impl PodCgroups {
             other => format!("/{}", other.to_lowercase()),
         };
         format!("{}{class}/pod{}", self.kubepods, spec::uid(pod))
+    }
+
+    /// How often a container of a pod was held back.
+    pub fn throttling(&self, pod: &Pod, container_id: &str) -> Option<Throttling> {
+        let group = format!("{}/{container_id}", self.path(pod));
+        let file = self.cgroups.directory("cpu", &group)?.join("cpu.stat");
+        Throttling::parse(&std::fs::read_to_string(file).ok()?)
     }
 
     /// Makes the group of a pod with its limits.

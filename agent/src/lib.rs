@@ -8,6 +8,7 @@
 //! next start takes them up again.
 
 pub mod backend;
+mod cadvisor;
 pub mod cgroups;
 pub mod config;
 pub mod container_config;
@@ -34,6 +35,7 @@ pub mod probes;
 pub mod quantity;
 mod run;
 pub mod server;
+mod stats;
 pub mod status;
 pub mod streaming;
 pub mod volumes;

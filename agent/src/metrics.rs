@@ -52,9 +52,9 @@ struct Sample<'a> {
     at_ms: i64,
 }
 
-/// What `/metrics/resource` holds: use of containers, pods and the node.
-pub fn resource(stats: &[v1::ContainerStats], pods: &[Arc<ObservedPod>], node: &NodeUsage) -> String {
-    let samples: Vec<Sample<'_>> = stats.iter().filter_map(|stats| sample(stats, pods)).collect();
+/// What `/metrics/resource` holds: use of containers, pods and the node; without `stats` the runtime did not tell.
+pub fn resource(stats: Option<&[v1::ContainerStats]>, pods: &[Arc<ObservedPod>], node: &NodeUsage) -> String {
+    let samples: Vec<Sample<'_>> = stats.unwrap_or_default().iter().filter_map(|stats| sample(stats, pods)).collect();
     let mut text = String::new();
     let now = jiff::Timestamp::now().as_millisecond();
     family(
@@ -97,7 +97,7 @@ pub fn resource(stats: &[v1::ContainerStats], pods: &[Arc<ObservedPod>], node: &
         "gauge",
         "1 if there was an error while getting container metrics, 0 otherwise",
     );
-    let _ = writeln!(text, "resource_scrape_error 0");
+    let _ = writeln!(text, "resource_scrape_error {}", u8::from(stats.is_none()));
     text
 }
 
@@ -134,7 +134,7 @@ fn sample<'a>(stats: &'a v1::ContainerStats, pods: &[Arc<ObservedPod>]) -> Optio
     })
 }
 
-fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+pub fn family(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
@@ -173,7 +173,7 @@ mod tests {
             ..Default::default()
         };
         let stats = [container("a", 1_500_000_000), container("b", 500_000_000)];
-        let text = resource(&stats, &[], &NodeUsage { cpu_seconds: 9.5, memory_bytes: 3 });
+        let text = resource(Some(&stats), &[], &NodeUsage { cpu_seconds: 9.5, memory_bytes: 3 });
         assert!(
             text.contains("container_cpu_usage_seconds_total{container=\"a\",namespace=\"n\",pod=\"p\"} 1.5 5\n"),
             "{text}"
@@ -181,6 +181,8 @@ mod tests {
         assert!(text.contains("pod_cpu_usage_seconds_total{namespace=\"n\",pod=\"p\"} 2 5\n"), "{text}");
         assert!(text.contains("pod_memory_working_set_bytes{namespace=\"n\",pod=\"p\"} 14 5\n"), "{text}");
         assert!(text.contains("node_cpu_usage_seconds_total 9.5 "));
+        assert!(text.ends_with("resource_scrape_error 0\n"));
+        assert!(resource(None, &[], &NodeUsage::default()).ends_with("resource_scrape_error 1\n"));
         assert_eq!(busy_seconds("cpu  100 0 50 9999 9999 25 25 0 0 0\n"), 2.0);
     }
 }

@@ -107,4 +107,7 @@ pub trait StreamingBackend: Send + Sync + 'static {
 
     /// Metrics in Prometheus text form for `/metrics` and the paths below it; `None` for an unknown path.
     async fn metrics(&self, path: &str) -> Option<Vec<u8>>;
+
+    /// Use of the node and its pods as JSON, for `/stats/summary`.
+    async fn stats(&self, only_cpu_and_memory: bool) -> Result<Vec<u8>, BackendError>;
 }

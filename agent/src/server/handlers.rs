@@ -75,7 +75,8 @@ pub async fn handle(context: &Context, route: Route, request: Request<Incoming>)
     let get_or_post = get || request.method() == Method::POST;
     let result = match route {
         Route::Healthz => Ok(text(StatusCode::OK, "ok")),
-        Route::Pods if get => pods(context).await,
+        Route::Pods if get => context.backend.pods().await.map(json).map_err(Failure::from),
+        Route::Stats if get => stats(context, &request).await,
         Route::Metrics(path) if get => metrics(context, &path).await,
         Route::ContainerLogs { pod, container } if get => container_logs(context, &pod, &container, &request).await,
         Route::Exec { pod, container } if get_or_post => {
@@ -93,10 +94,17 @@ pub async fn handle(context: &Context, route: Route, request: Request<Incoming>)
     result.unwrap_or_else(Failure::response)
 }
 
-async fn pods(context: &Context) -> Result<Response<Body>, Failure> {
-    let mut response = Response::new(full(context.backend.pods().await?));
+fn json(body: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(full(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    response
+}
+
+async fn stats(context: &Context, request: &Request<Incoming>) -> Result<Response<Body>, Failure> {
+    let pairs = query_pairs(request.uri().query());
+    let asked = pairs.iter().find(|(name, _)| *name == "only_cpu_and_memory");
+    let brief = asked.is_some_and(|(_, value)| matches!(&value[..], "1" | "t" | "T" | "true" | "TRUE" | "True"));
+    Ok(json(context.backend.stats(brief).await?))
 }
 
 async fn metrics(context: &Context, path: &str) -> Result<Response<Body>, Failure> {

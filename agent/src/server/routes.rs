@@ -11,6 +11,8 @@ pub enum Route {
     Pods,
     /// `/metrics` and below; the whole path.
     Metrics(String),
+    /// `/stats/summary`.
+    Stats,
     ContainerLogs {
         pod: PodRef,
         container: String,
@@ -51,6 +53,7 @@ impl Route {
         let (pod, container) = match segments[..] {
             ["healthz"] | ["healthz", "ping" | "syncloop" | "log"] => return Some(Route::Healthz),
             ["pods"] => return Some(Route::Pods),
+            ["stats", "summary"] => return Some(Route::Stats),
             ["metrics", ..] => return Some(Route::Metrics(path.to_owned())),
             ["portForward", ns, name] => return Some(Route::PortForward { pod: pod(ns, name, None) }),
             ["portForward", ns, name, uid] => return Some(Route::PortForward { pod: pod(ns, name, Some(uid)) }),
@@ -80,6 +83,7 @@ mod tests {
     fn every_route_is_recognised() {
         let container = "app".to_owned();
         assert_eq!(Route::parse("/healthz"), Some(Route::Healthz));
+        assert_eq!(Route::parse("/stats/summary"), Some(Route::Stats));
         assert_eq!(Route::parse("/metrics/cadvisor"), Some(Route::Metrics("/metrics/cadvisor".into())));
         let logs = Route::ContainerLogs { pod: pod(None), container: container.clone() };
         assert_eq!(Route::parse("/containerLogs/default/web-0/app"), Some(logs));

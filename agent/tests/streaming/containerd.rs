@@ -285,6 +285,10 @@ impl StreamingBackend for RunningPod {
         Ok(br#"{"kind":"PodList","apiVersion":"v1","items":[]}"#.to_vec())
     }
 
+    async fn stats(&self, _only_cpu_and_memory: bool) -> Result<Vec<u8>, BackendError> {
+        Err(BackendError::NotFound("no stats here".to_owned()))
+    }
+
     async fn metrics(&self, path: &str) -> Option<Vec<u8>> {
         (path == "/metrics").then(|| b"up 1\n".to_vec())
     }

@@ -42,6 +42,9 @@ impl StreamingBackend for Ends {
     async fn metrics(&self, _: &str) -> Option<Vec<u8>> {
         None
     }
+    async fn stats(&self, _: bool) -> Result<Vec<u8>, BackendError> {
+        Err(BackendError::Internal("not used here".into()))
+    }
 }
 
 struct World {
