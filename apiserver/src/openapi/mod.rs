@@ -332,6 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_described_like_kinds_with_messages() {
+        let registry = ResourceRegistry::builtin();
+        registry.add(crate::resource_metrics::objects::rows(&registry));
+        let openapi = OpenApi::new(Arc::new(registry), "v1.37.0");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for (path, at) in
+            [("/openapi/v3/apis/metrics.k8s.io/v1beta1", "/components/schemas"), ("/openapi/v2", "/definitions")]
+        {
+            let response = openapi.serve(path, "", &HeaderMap::new()).expect("a document");
+            let bytes = runtime.block_on(response.into_body().collect()).unwrap().to_bytes();
+            let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            let schemas = document.pointer(at).unwrap();
+            let of = |kind: &str| &schemas[format!("io.k8s.metrics.pkg.apis.metrics.v1beta1.{kind}")]["properties"];
+            assert!(of("NodeMetrics")["usage"].is_object() && of("PodMetricsList")["items"].is_object(), "{path}");
+            assert_eq!(of("PodMetrics")["containers"]["items"]["properties"]["name"]["type"], "string", "{path}");
+        }
+    }
+
+    #[test]
     fn older_clients_get_protobuf() {
         let (code, headers, bytes) = get("/openapi/v2", "", Some(V2_PROTOBUF[0]));
         assert_eq!(code, StatusCode::OK);

@@ -17,6 +17,9 @@ pub fn message(package: &str, name: &str) -> String {
 
 /// Component name of a kind without a message in the table.
 pub fn custom(row: &Resource, kind: &str) -> String {
+    if row.group == crate::resource_metrics::objects::GROUP {
+        return format!("io.k8s.metrics.pkg.apis.metrics.{}.{kind}", row.version);
+    }
     let reversed: Vec<&str> = row.group.rsplit('.').collect();
     format!("{}.{}.{kind}", reversed.join("."), row.version)
 }

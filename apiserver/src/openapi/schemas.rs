@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 use skiff_api::{
-    Resource,
+    Resource, Verb,
     schema::{Field, Kind, ListType, MessageId, Scalar, Schema},
 };
 
@@ -64,7 +64,7 @@ impl Collector {
         if let Some(schema) = self.done.get_mut(&object).filter(|schema| schema.is_object()) {
             schema["x-kubernetes-group-version-kind"] = gvk(&row.kind);
         }
-        if !row.is_stored() {
+        if !row.verbs.contains(Verb::List) {
             return (object.clone(), object);
         }
         let list = match object.strip_suffix(&*row.kind) {

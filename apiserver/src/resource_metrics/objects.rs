@@ -40,10 +40,31 @@ pub(crate) fn rows(registry: &ResourceRegistry) -> Vec<Arc<Resource>> {
                 .cloned()
                 .collect(),
             schema: None,
+            open_api: Some(Arc::new(schema(kind))),
             ..(*model).clone()
         }))
     };
     [row("nodes", "NodeMetrics"), row("pods", "PodMetrics")].into_iter().flatten().collect()
+}
+
+/// What OpenAPI says of a kind.
+fn schema(kind: &str) -> Value {
+    let usage = json!({"type": "object", "description": "The memory usage is the memory working set.",
+        "additionalProperties": {"type": "string"}});
+    let window = "The following fields define time interval from which metrics were collected from the interval [Timestamp-Window, Timestamp].";
+    let mut properties = json!({"timestamp": {"type": "string", "format": "date-time", "description": window},
+        "window": {"type": "string"}});
+    if kind == "NodeMetrics" {
+        properties["usage"] = usage;
+    } else {
+        let container = json!({"type": "object", "required": ["name", "usage"],
+            "description": "ContainerMetrics sets resource usage metrics of a container.",
+            "properties": {"name": {"type": "string", "description": "Container name corresponding to the one from pod.spec.containers."},
+                "usage": usage}});
+        properties["containers"] = json!({"type": "array", "description": "Metrics for all containers are collected within the same time window.", "items": container});
+    }
+    let of = if kind == "NodeMetrics" { "node" } else { "pod" };
+    json!({"type": "object", "description": format!("{kind} sets resource usage metrics of a {of}."), "properties": properties})
 }
 
 impl ResourceMetrics {
