@@ -79,6 +79,11 @@ impl Written {
             Written::Stored { object, .. } | Written::Removed(object) => object,
         }
     }
+
+    /// Whether nothing was written because `old` was as wanted already.
+    fn is_kept(&self, old: Option<&Arc<Object>>) -> bool {
+        matches!((self, old), (Written::Stored { object, created: false }, Some(old)) if object.revision == old.revision)
+    }
 }
 
 /// Decides what becomes of the present state; called once per attempt.
@@ -234,6 +239,17 @@ impl Store {
             };
             match self.carry_out(request, &key, current.as_ref(), change).await {
                 Ok(Ok(written)) => {
+                    // What was not compared and swapped says nothing of the present state: a change that
+                    // is none to the cache's object may be one to an object written a moment ago.
+                    if from_cache && (request.options.dry_run || written.is_kept(current.as_ref())) {
+                        let fresh = self.read(&key).await?;
+                        from_cache = false;
+                        if revision(fresh.as_ref()) != revision(current.as_ref()) {
+                            transformation.abandoned().await;
+                            current = fresh;
+                            continue;
+                        }
+                    }
                     transformation.stored(written.object());
                     return Ok(written);
                 }
