@@ -17,7 +17,16 @@ pub(crate) fn gather(
     keys_max: usize,
 ) -> Option<Bytes> {
     let range = raw.request.range.clone();
+    let mut may_count = true;
     for (visited, (key, entry)) in index.iter(&range, from).enumerate() {
+        // Nothing more is wanted than to know how many there are.
+        if may_count && raw.kvs.len() >= raw.request.collect_max() {
+            if let Some(count) = index.count(&range, at) {
+                raw.count = count;
+                return None;
+            }
+            may_count = false;
+        }
         if visited == keys_max {
             return Some(key.clone());
         }

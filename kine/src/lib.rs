@@ -12,6 +12,7 @@
 
 mod bolt;
 mod catch_up;
+mod census;
 mod commands;
 mod error;
 mod etcd;

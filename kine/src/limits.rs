@@ -17,6 +17,10 @@ pub const TXN_DEPTH_MAX: usize = 16;
 
 /// Keys visited under one read lock; longer ranges release it in between.
 pub const SCAN_CHUNK_KEYS: usize = 1024;
+/// Keys counted together; a range is counted in whole blocks and a walk at its ends.
+pub const CENSUS_BLOCK_KEYS: usize = 1024;
+/// Keys that came or went last. To count a range further back it is walked.
+pub const CENSUS_CHANGES_MAX: usize = 4096;
 /// Records read from the log in one step of a replay.
 pub const LOG_PAGE_RECORDS: usize = 512;
 /// Bytes of records read in one step of a replay, at least one record.
