@@ -7,6 +7,7 @@
 
 use std::{
     any::{Any, TypeId},
+    borrow::Cow,
     fmt,
     sync::Arc,
 };
@@ -67,20 +68,50 @@ pub struct Object {
     pub meta: ObjectMeta,
     /// `metadata.resourceVersion` as a number; zero when absent.
     pub revision: Revision,
-    api_version: String,
-    kind: String,
+    api_version: Text,
+    kind: Text,
     json: Bytes,
     /// Few entries at most (one typed form, perhaps protobuf and a table row).
     derived: RwLock<Vec<(TypeId, Arc<dyn Any + Send + Sync>)>>,
 }
 
+/// A text of the encoded JSON: where it stands there, or a copy when it is written with escapes.
+enum Text {
+    At { start: u32, len: u32 },
+    Own(Box<str>),
+}
+
+impl Text {
+    fn new(json: &[u8], text: Cow<'_, str>) -> Text {
+        let start = (text.as_ptr() as usize).checked_sub(json.as_ptr() as usize);
+        let place = match (&text, start) {
+            (Cow::Borrowed(_), Some(start)) => u32::try_from(start).ok().zip(u32::try_from(text.len()).ok()),
+            _ => None,
+        };
+        match place {
+            Some((start, len)) => Text::At { start, len },
+            None => Text::Own(text.into()),
+        }
+    }
+
+    fn of<'a>(&'a self, json: &'a [u8]) -> &'a str {
+        match self {
+            Text::At { start, len } => {
+                let text = json.get(*start as usize..).and_then(|rest| rest.get(..*len as usize));
+                text.and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+            }
+            Text::Own(text) => text,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Envelope {
-    #[serde(default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
+struct Envelope<'a> {
+    #[serde(default, borrow)]
+    api_version: Cow<'a, str>,
+    #[serde(default, borrow)]
+    kind: Cow<'a, str>,
     #[serde(default)]
     metadata: ObjectMeta,
 }
@@ -91,6 +122,7 @@ impl Object {
         let Envelope { api_version, kind, metadata: meta } = serde_json::from_slice(&json)?;
         let revision =
             meta.resource_version.parse().map_err(|_| DecodeError::ResourceVersion(meta.resource_version.clone()))?;
+        let (api_version, kind) = (Text::new(&json, api_version), Text::new(&json, kind));
         Ok(Object { meta, revision, api_version, kind, json, derived: RwLock::new(Vec::new()) })
     }
 
@@ -105,11 +137,11 @@ impl Object {
     }
 
     pub fn api_version(&self) -> &str {
-        &self.api_version
+        self.api_version.of(&self.json)
     }
 
     pub fn kind(&self) -> &str {
-        &self.kind
+        self.kind.of(&self.json)
     }
 
     pub fn key(&self) -> ObjectKey {
@@ -158,8 +190,8 @@ impl Object {
     /// A reference to this object for events and targets.
     pub fn reference(&self) -> ObjectReference {
         ObjectReference {
-            api_version: self.api_version.clone(),
-            kind: self.kind.clone(),
+            api_version: self.api_version().to_owned(),
+            kind: self.kind().to_owned(),
             namespace: self.meta.namespace.clone(),
             name: self.meta.name.clone(),
             uid: self.meta.uid.clone(),
@@ -171,13 +203,26 @@ impl Object {
 
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}@{}", self.api_version, self.kind, self.key(), self.revision)
+        write!(f, "{} {} {}@{}", self.api_version(), self.kind(), self.key(), self.revision)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_type_is_read_wherever_and_however_it_is_written() {
+        let read = |json: &'static str| {
+            let object = Object::from_json(Bytes::from_static(json.as_bytes())).unwrap();
+            (object.api_version().to_owned(), object.kind().to_owned())
+        };
+        let pod = ("v1".to_owned(), "Pod".to_owned());
+        assert_eq!(read(r#"{"kind":"Pod","apiVersion":"v1","metadata":{}}"#), pod);
+        assert_eq!(read(r#"{ "metadata": {}, "apiVersion": "v1", "kind": "Pod" }"#), pod);
+        assert_eq!(read(r#"{"kind":"P\u006fd","apiVersion":"v\u0031"}"#), pod);
+        assert_eq!(read("{}"), (String::new(), String::new()));
+    }
 
     #[test]
     fn typed_form_is_decoded_once_and_shared() {

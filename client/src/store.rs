@@ -8,11 +8,16 @@
 //! ([`StoreEvent::Resync`]), never silently skipped.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    borrow::Borrow,
+    cmp::Ordering,
+    collections::{BTreeSet, HashMap, HashSet},
     ops::Bound,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire},
+        },
     },
 };
 
@@ -57,9 +62,75 @@ pub enum StoreEvent {
     Resync,
 }
 
+/// An object in its place: by namespace and name, which it holds itself.
+struct Placed(Arc<Object>);
+
+/// What says where an object's place is.
+trait Place {
+    fn place(&self) -> (&str, &str);
+}
+
+impl Place for Placed {
+    fn place(&self) -> (&str, &str) {
+        (&self.0.meta.namespace, &self.0.meta.name)
+    }
+}
+
+impl Place for (&str, &str) {
+    fn place(&self) -> (&str, &str) {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn Place + 'a> for Placed {
+    fn borrow(&self) -> &(dyn Place + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn Place + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for dyn Place + '_ {}
+
+impl PartialOrd for dyn Place + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn Place + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialEq for Placed {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for Placed {}
+
+impl PartialOrd for Placed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Placed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
 #[derive(Default)]
 struct Content {
-    objects: BTreeMap<ObjectKey, Arc<Object>>,
+    objects: BTreeSet<Placed>,
     indexes: HashMap<&'static str, HashMap<String, HashSet<ObjectKey>>>,
 }
 
@@ -97,28 +168,25 @@ pub fn store(indexes: &[Index]) -> (StoreWriter, Store) {
 
 impl Store {
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        self.0.content.read().objects.get(&ObjectKey::new(namespace, name)).cloned()
+        self.0.content.read().get(namespace, name)
     }
 
     /// All objects in list order (namespace, name), or those of one namespace.
     pub fn list(&self, namespace: Option<&str>) -> Vec<Arc<Object>> {
         let content = self.0.content.read();
         match namespace {
-            None => content.objects.values().cloned().collect(),
-            Some(namespace) => content
-                .objects
-                .range((Bound::Included(ObjectKey::new(namespace, "")), Bound::Unbounded))
-                .take_while(|(key, _)| key.namespace == namespace)
-                .map(|(_, object)| Arc::clone(object))
-                .collect(),
+            None => content.all().cloned().collect(),
+            Some(namespace) => {
+                let first = (namespace, "");
+                content
+                    .objects
+                    .range::<dyn Place + '_, _>((Bound::Included(&first as &dyn Place), Bound::Unbounded))
+                    .map(|Placed(object)| object)
+                    .take_while(|object| object.meta.namespace == namespace)
+                    .cloned()
+                    .collect()
+            }
         }
-    }
-
-    /// Calls `visit` for every object in list order under the read lock, with the
-    /// store's revision: for code that must see objects and revision together.
-    pub fn read<T>(&self, visit: impl FnOnce(&BTreeMap<ObjectKey, Arc<Object>>, Revision) -> T) -> T {
-        let content = self.0.content.read();
-        visit(&content.objects, self.revision())
     }
 
     /// Objects whose index `name` holds `value`; unordered. A store without
@@ -127,12 +195,12 @@ impl Store {
         let content = self.0.content.read();
         if !self.0.indexes.iter().any(|have| have.name == index.name) {
             let holds = |object: &&Arc<Object>| (index.values)(object).iter().any(|have| have == value);
-            return content.objects.values().filter(holds).cloned().collect();
+            return content.all().filter(holds).cloned().collect();
         }
         let Some(keys) = content.indexes.get(index.name).and_then(|values| values.get(value)) else {
             return Vec::new();
         };
-        keys.iter().filter_map(|key| content.objects.get(key).cloned()).collect()
+        keys.iter().filter_map(|key| content.get(&key.namespace, &key.name)).collect()
     }
 
     /// Objects that name `uid` among their owners.
@@ -155,7 +223,7 @@ impl Store {
 
     /// The revision this store has caught up with.
     pub fn revision(&self) -> Revision {
-        Revision(self.0.revision.load(Ordering::Acquire))
+        Revision(self.0.revision.load(Acquire))
     }
 
     /// Waits until the store has caught up with `revision`.
@@ -207,7 +275,7 @@ impl StoreWriter {
 
     /// Removes an object; `last` carries the revision of the deletion.
     pub fn delete(&self, last: Arc<Object>) {
-        self.0.content.write().remove(&self.0.indexes, &last.key());
+        self.0.content.write().remove(&self.0.indexes, &last);
         self.advance(last.revision);
         let _ = self.0.events.send(StoreEvent::Deleted(last));
     }
@@ -228,39 +296,57 @@ impl StoreWriter {
 
     /// Records that everything up to `revision` has been seen (a bookmark).
     pub fn advance(&self, revision: Revision) {
-        if self.0.revision.fetch_max(revision.0, Ordering::AcqRel) < revision.0 {
+        if self.0.revision.fetch_max(revision.0, AcqRel) < revision.0 {
             self.0.advanced.notify_waiters();
         }
     }
 }
 
 impl Content {
+    fn all(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.iter().map(|Placed(object)| object)
+    }
+
+    fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.objects.get(&(namespace, name) as &dyn Place).map(|Placed(object)| Arc::clone(object))
+    }
+
     fn insert(&mut self, indexes: &[Index], object: Arc<Object>) -> Option<Arc<Object>> {
-        let key = object.key();
-        let old = self.remove(indexes, &key);
+        let old = self.objects.replace(Placed(Arc::clone(&object))).map(|Placed(old)| old);
         for index in indexes {
-            for value in (index.values)(&object) {
-                self.indexes.entry(index.name).or_default().entry(value).or_default().insert(key.clone());
+            let before = old.as_ref().map(|old| (index.values)(old)).unwrap_or_default();
+            let after = (index.values)(&object);
+            if before != after {
+                self.take_out(index, before, &object);
+                self.put_in(index, after, &object);
             }
         }
-        self.objects.insert(key, object);
         old
     }
 
-    fn remove(&mut self, indexes: &[Index], key: &ObjectKey) -> Option<Arc<Object>> {
-        let old = self.objects.remove(key)?;
+    fn remove(&mut self, indexes: &[Index], last: &Object) {
+        let place = (last.meta.namespace.as_str(), last.meta.name.as_str());
+        let Some(Placed(old)) = self.objects.take(&place as &dyn Place) else { return };
         for index in indexes {
-            let Some(values) = self.indexes.get_mut(index.name) else { continue };
-            for value in (index.values)(&old) {
-                if let Some(keys) = values.get_mut(&value) {
-                    keys.remove(key);
-                    if keys.is_empty() {
-                        values.remove(&value);
-                    }
-                }
+            self.take_out(index, (index.values)(&old), &old);
+        }
+    }
+
+    fn put_in(&mut self, index: &Index, values: Vec<String>, object: &Object) {
+        for value in values {
+            self.indexes.entry(index.name).or_default().entry(value).or_default().insert(object.key());
+        }
+    }
+
+    fn take_out(&mut self, index: &Index, values: Vec<String>, object: &Object) {
+        let Some(all) = self.indexes.get_mut(index.name) else { return };
+        for value in values {
+            let Some(keys) = all.get_mut(&value) else { continue };
+            keys.remove(&object.key());
+            if keys.is_empty() {
+                all.remove(&value);
             }
         }
-        Some(old)
     }
 }
 
@@ -299,6 +385,27 @@ mod tests {
         writer.delete(object("a", 3, "u2"));
         assert!(store.owned_by("u2").is_empty());
         assert_eq!(store.revision(), Revision(3));
+    }
+
+    #[test]
+    fn lists_are_in_order_and_keep_to_their_namespace() {
+        let (writer, store) = store(&[]);
+        let names = [("b", "a"), ("a", "z"), ("a", "b"), ("aa", "c"), ("", "x")];
+        for (number, (namespace, name)) in names.iter().enumerate() {
+            let value = serde_json::json!({"metadata": {"namespace": namespace, "name": name,
+                "resourceVersion": (number + 1).to_string()}});
+            writer.apply(Arc::new(Object::from_value(&value).unwrap()));
+        }
+        let list = |namespace: Option<&str>| {
+            let list = store.list(namespace);
+            list.iter().map(|object| object.key().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(list(None), ["x", "a/b", "a/z", "aa/c", "b/a"]);
+        assert_eq!(list(Some("a")), ["a/b", "a/z"]);
+        assert!(list(Some("c")).is_empty());
+        assert!(store.get("a", "z").is_some() && store.get("a", "c").is_none());
+        writer.delete(store.get("a", "b").unwrap());
+        assert_eq!((list(Some("a")), store.len()), (vec!["a/z".to_owned()], 4));
     }
 
     #[tokio::test]

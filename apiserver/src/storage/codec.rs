@@ -24,7 +24,7 @@ pub fn encode_at(object: &Value, revision: Revision) -> Result<Bytes, serde_json
 fn encode_with(object: &Value, revision: Option<Revision>) -> Result<Bytes, serde_json::Error> {
     let empty = Map::new();
     let fields = object.as_object().unwrap_or(&empty);
-    let mut out = Vec::with_capacity(512);
+    let mut out = Vec::with_capacity(4096);
     out.push(b'{');
     for name in ["kind", "apiVersion"] {
         serde_json::to_writer(&mut out, name)?;
@@ -44,6 +44,8 @@ fn encode_with(object: &Value, revision: Option<Revision>) -> Result<Bytes, serd
     first = false;
     members(&mut out, fields, |name| matches!(name, "kind" | "apiVersion" | "metadata"), &mut first)?;
     out.push(b'}');
+    // What grew while it was written is kept for as long as the object lives.
+    out.shrink_to_fit();
     Ok(Bytes::from(out))
 }
 

@@ -1,7 +1,12 @@
 //! A backend in memory with real revision semantics: history, compaction and
 //! watches that resume. Tests of the whole server run on it.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,10 +20,29 @@ use super::{Backend, Change, KeyValue, Listing, StorageError, Swap, WatchMessage
 #[derive(Default)]
 struct State {
     /// Every version of every key; `None` marks a deletion.
-    keys: BTreeMap<String, Vec<(Revision, Option<Bytes>)>>,
-    log: Vec<Change>,
+    keys: BTreeMap<Arc<str>, Vec<(Revision, Option<Bytes>)>>,
+    log: VecDeque<Logged>,
     compacted: Revision,
     revision: Revision,
+}
+
+/// A change, in little space: the key is shared.
+struct Logged {
+    key: Arc<str>,
+    revision: Revision,
+    value: Option<Bytes>,
+    previous: Option<Bytes>,
+}
+
+impl Logged {
+    fn change(&self) -> Change {
+        Change {
+            key: self.key.to_string(),
+            revision: self.revision,
+            value: self.value.clone(),
+            previous: self.previous.clone(),
+        }
+    }
 }
 
 struct Inner {
@@ -51,8 +75,10 @@ impl State {
     fn write(&mut self, key: &str, value: Option<Bytes>) -> Revision {
         let previous = self.current(key).map(|kv| kv.value);
         self.revision = Revision(self.revision.0 + 1);
-        self.keys.entry(key.to_owned()).or_default().push((self.revision, value.clone()));
-        self.log.push(Change { key: key.to_owned(), revision: self.revision, value, previous });
+        let key = self.keys.get_key_value(key).map_or_else(|| Arc::from(key), |(key, _)| Arc::clone(key));
+        let versions = self.keys.entry(Arc::clone(&key)).or_insert_with(|| Vec::with_capacity(1));
+        versions.push((self.revision, value.clone()));
+        self.log.push_back(Logged { key, revision: self.revision, value, previous });
         self.revision
     }
 }
@@ -93,13 +119,13 @@ impl Backend for MemoryBackend {
             return Err(StorageError::Future);
         }
         let from = match after {
-            Some(after) => Bound::Excluded(after.to_owned()),
-            None => Bound::Included(prefix.to_owned()),
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(prefix),
         };
         let limit = limit.unwrap_or(usize::MAX);
         let mut items: Vec<KeyValue> = state
             .keys
-            .range((from, Bound::Unbounded))
+            .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
             .filter_map(|(key, _)| state.at(key, revision))
             .take(limit.saturating_add(1))
@@ -134,8 +160,8 @@ impl Backend for MemoryBackend {
             let (changes, last) = {
                 let state = store.0.state.lock();
                 let from = state.log.partition_point(|change| change.revision <= after);
-                let changes: Vec<Change> =
-                    state.log[from..].iter().filter(|change| change.key.starts_with(&prefix)).cloned().collect();
+                let logged = state.log.range(from..).filter(|logged| logged.key.starts_with(&prefix));
+                let changes: Vec<Change> = logged.map(Logged::change).collect();
                 (changes, state.revision)
             };
             let message =
