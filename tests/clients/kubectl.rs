@@ -21,7 +21,7 @@ macro_rules! transcripts {
 
 transcripts! {
     discovery, explain, create, get, watch, describe, apply, server_side_apply, prune, patch_and_edit, labels,
-    scale_and_rollout, set, delete, wait, access, certificates, nodes, pods, events, local, errors,
+    scale_and_rollout, set, delete, wait, access, certificates, nodes, pods, events, local, errors, policies,
 }
 
 fn run(cluster: &mut Cluster, name: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command};
 
 use anyhow::Result;
-use skiff_tests::{Cluster, host::text, packages};
+use skiff_tests::{Cluster, host::text, image::BUSYBOX, packages};
 
 pub fn the_python_client_drives_the_server(cluster: &mut Cluster) -> Result<()> {
     let interpreter = packages::python()?;
@@ -31,7 +31,8 @@ fn run(cluster: &mut Cluster, name: &str, program: &mut Command) -> Result<()> {
             .arg(program.get_program())
             .args(program.get_args())
             .arg(name)
-            .env("KUBECONFIG", &kubectl.kubeconfig);
+            .env("KUBECONFIG", &kubectl.kubeconfig)
+            .env("BUSYBOX", BUSYBOX);
         text(&format!("the {name} client"), command.output()?).map(drop)
     })
 }

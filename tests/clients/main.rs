@@ -6,8 +6,9 @@ mod datastores;
 mod kubectl;
 mod libraries;
 
-use std::process::ExitCode;
+use std::{fs, path::Path, process::ExitCode};
 
+use anyhow::Result;
 use skiff_tests::{Cluster, ClusterOptions, runner, tests};
 
 fn main() -> ExitCode {
@@ -34,12 +35,26 @@ fn main() -> ExitCode {
         kubectl::events,
         kubectl::local,
         kubectl::errors,
+        kubectl::policies,
         libraries::the_python_client_drives_the_server,
         libraries::the_javascript_client_drives_the_server,
         datastores::a_server_runs_on_postgres,
         datastores::a_server_runs_on_mariadb,
         datastores::a_server_runs_on_an_etcd,
     ];
-    let options = ClusterOptions { without_nodes: true, ..ClusterOptions::default() };
-    runner::main_with(tests, || Cluster::start(options), Cluster::last_log_lines)
+    runner::main_with(tests, start, Cluster::last_log_lines)
+}
+
+/// A server that notes in the audit log what admission policies say about configmaps.
+fn start() -> Result<Cluster> {
+    const POLICY: &str = "{apiVersion: audit.k8s.io/v1, kind: Policy, rules: [
+        {level: Metadata, namespaces: [policies], resources: [{group: '', resources: [configmaps]}]}]}";
+    let folder = Cluster::folder();
+    fs::create_dir_all(&folder)?;
+    let policy = folder.join("audit-policy.yaml");
+    fs::write(&policy, POLICY)?;
+    let argument = |name: &str, path: &Path| format!("--kube-apiserver-arg={name}={}", path.display());
+    let server_arguments =
+        vec![argument("audit-policy-file", &policy), argument("audit-log-path", &folder.join("audit.log"))];
+    Cluster::start(ClusterOptions { without_nodes: true, server_arguments, ..ClusterOptions::default() })
 }

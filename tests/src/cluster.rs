@@ -53,10 +53,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Where everything of this process' cluster is.
+    pub fn folder() -> PathBuf {
+        PathBuf::from(format!("/tmp/skiff-test-{}", std::process::id()))
+    }
+
     /// Starts everything and waits until all nodes are Ready.
     pub fn start(options: ClusterOptions) -> Result<Cluster> {
         let binary = binary()?;
-        let folder = PathBuf::from(format!("/tmp/skiff-test-{}", std::process::id()));
+        let folder = Cluster::folder();
         fs::create_dir_all(&folder)?;
         let server = Host::new("server", &folder.join("server"))?;
         let agent = if options.agent { Some(Host::new("agent", &folder.join("agent"))?) } else { None };

@@ -5,6 +5,7 @@ mod collector;
 mod custom;
 mod kinds;
 mod namespaces;
+mod policies;
 mod quota;
 mod server;
 mod validation;
@@ -20,6 +21,7 @@ pub fn tests() -> Vec<Test> {
         collector::tests(),
         kinds::tests(),
         namespaces::tests(),
+        policies::tests(),
         quota::tests(),
         server::tests(),
         custom::tests(),

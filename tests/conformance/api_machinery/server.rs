@@ -197,6 +197,18 @@ async fn templates(context: &Context) -> Result<String> {
     Ok(collection)
 }
 
+/// A page must go on where the one before it ended, at the same revision.
+fn take_page(page: &Value, seen: &mut usize, revision: &mut String) -> Result<()> {
+    let of_page = version(page);
+    ensure!(revision.is_empty() || *revision == of_page, "the revision changed from {revision} to {of_page}");
+    *revision = of_page.to_owned();
+    for item in items(page) {
+        ensure!(name(&item) == format!("template-{seen:04}"), "item {seen} is {}", name(&item));
+        *seen += 1;
+    }
+    Ok(())
+}
+
 /// A token of a revision that is gone is refused with one that goes on from the same place.
 async fn compacted(context: Context) -> Result<()> {
     let collection = templates(&context).await?;
@@ -215,14 +227,8 @@ async fn compacted(context: Context) -> Result<()> {
     let (mut seen, mut revision) = (CHUNK, String::new());
     while !token.is_empty() {
         let page = context.get(&format!("{collection}?limit={CHUNK}&continue={token}")).await?;
-        let of_page = version(&page).to_owned();
-        ensure!(of_page != version(&first), "the old revision is still shown");
-        ensure!(revision.is_empty() || revision == of_page, "the revision changed from {revision} to {of_page}");
-        revision = of_page;
-        for item in items(&page) {
-            ensure!(name(&item) == format!("template-{seen:04}"), "item {seen} is {}", name(&item));
-            seen += 1;
-        }
+        ensure!(version(&page) != version(&first), "the old revision is still shown");
+        take_page(&page, &mut seen, &mut revision)?;
         token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
     }
     ensure!(seen == TOTAL, "{seen} in pages");
@@ -234,13 +240,7 @@ async fn chunks(context: Context) -> Result<()> {
     let (mut seen, mut token, mut revision) = (0, String::new(), String::new());
     loop {
         let page = context.get(&format!("{collection}?limit={CHUNK}&continue={token}")).await?;
-        let of_page = version(&page).to_owned();
-        ensure!(revision.is_empty() || revision == of_page, "the revision changed from {revision} to {of_page}");
-        revision = of_page;
-        for item in items(&page) {
-            ensure!(name(&item) == format!("template-{seen:04}"), "item {seen} is {}", name(&item));
-            seen += 1;
-        }
+        take_page(&page, &mut seen, &mut revision)?;
         token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
         let left = page["metadata"]["remainingItemCount"].as_u64();
         if token.is_empty() {
