@@ -22,6 +22,7 @@ use crate::{
 };
 
 const FINALIZER: &str = "kubernetes";
+const API_SERVICES: GroupResource = GroupResource::new("apiregistration.k8s.io", "apiservices");
 
 pub struct NamespaceController;
 
@@ -31,7 +32,16 @@ impl Controller for NamespaceController {
     }
 
     fn triggers(&self) -> Vec<Trigger> {
-        vec![Trigger::itself::<Namespace>()]
+        // A server that answers again, or is given up, lets namespaces go.
+        let closing = |_: Option<&Object>, _: Option<&Object>, world: &Snapshot| {
+            let namespaces = world.store(&GroupResource::new("", "namespaces")).map(|store| store.list(None));
+            let namespaces = namespaces.unwrap_or_default().into_iter();
+            namespaces
+                .filter(|namespace| namespace.meta.is_deleting())
+                .map(|namespace| ObjectRef::of(&namespace))
+                .collect()
+        };
+        vec![Trigger::itself::<Namespace>(), Trigger { resource: API_SERVICES, map: Box::new(closing) }]
     }
 
     /// Every change inside a namespace that is being deleted brings its end nearer.
@@ -100,7 +110,7 @@ struct Remote {
 
 /// All of them, in the order of their names.
 fn remote_versions(world: &Snapshot) -> Vec<Remote> {
-    let services = world.store(&GroupResource::new("apiregistration.k8s.io", "apiservices"));
+    let services = world.store(&API_SERVICES);
     let mut remote: Vec<Remote> = services
         .map(|store| store.list(None))
         .unwrap_or_default()
