@@ -348,7 +348,7 @@ fn unfolding(last: &str) -> String {
     let mut source = String::new();
     for (number, name) in names.iter().enumerate() {
         let element = if number == 0 { "0" } else { &names[number - 1] };
-        source += &format!("cel.bind({name}, [{}], ", vec![element; 10].join(", "));
+        source += &format!("cel.bind({name}, [{}], ", [element; 10].join(", "));
     }
     source + &last.replace('@', &names[19]) + &")".repeat(20)
 }

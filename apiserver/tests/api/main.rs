@@ -1,6 +1,7 @@
 //! The whole API server, request chain to storage, on the memory backend,
 //! driven through its in-process client and its handler.
 
+mod admission;
 mod custom_resources;
 mod custom_validation;
 mod deletion;
@@ -13,5 +14,6 @@ mod media_types;
 mod options;
 mod patch_errors;
 mod patches;
+mod staleness;
 mod watches;
 mod writes;
