@@ -14,6 +14,5 @@ mod media_types;
 mod options;
 mod patch_errors;
 mod patches;
-mod staleness;
 mod watches;
 mod writes;
