@@ -185,9 +185,21 @@ impl Call<'_> {
     }
 }
 
+/// What is said with every answer of a kind that upstream has deprecated.
+fn deprecation(row: &Resource) -> Option<&'static str> {
+    match (row.group.as_ref(), row.plural.as_ref()) {
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
+    }
+}
+
 /// Serves a request whose row is known; warnings go into the headers.
 pub(crate) async fn serve(mut call: Call<'_>, request: Request<Body>) -> Response<Body> {
     call.headers = request.headers().clone();
+    if let Some(text) = deprecation(&call.row) {
+        call.warnings.add(text);
+    }
     let result = dispatch(&call, request).await;
     let mut response = match result {
         Ok(response) => response,

@@ -44,9 +44,15 @@ pub async fn start() -> Harness {
 
 /// The same with a way to nodes and services.
 pub async fn start_with(proxy: Option<ProxySettings>) -> Harness {
+    start_as(|config| config.proxy = proxy).await
+}
+
+/// The same with any change of its configuration.
+pub async fn start_as(change: impl FnOnce(&mut Config)) -> Harness {
     let backend = MemoryBackend::default();
     let stop = CancellationToken::new();
-    let config = Config { proxy, ..config::config(backend.clone()).unwrap() };
+    let mut config = config::config(backend.clone()).unwrap();
+    change(&mut config);
     let server = ApiServer::new(config, stop.clone()).unwrap();
     let running = server.clone();
     tokio::spawn(async move { running.run().await });

@@ -14,5 +14,6 @@ mod media_types;
 mod options;
 mod patch_errors;
 mod patches;
+mod staleness;
 mod watches;
 mod writes;

@@ -180,3 +180,22 @@ async fn headers_name_the_form_and_the_request() {
         assert!(bytes.starts_with(b"{\n  \""), "{agent} is read by people");
     }
 }
+
+#[tokio::test]
+async fn deprecated_kinds_say_so_with_every_answer() {
+    let api = start().await;
+    let endpoints = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+    let path = "/api/v1/namespaces/n/endpoints";
+    let made = api.post(path, json!({"metadata": {"name": "e"}})).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    for (answer, text) in [
+        (made, endpoints),
+        (api.get(path).await, endpoints),
+        (api.get(&format!("{path}/none")).await, endpoints),
+        (api.get("/api/v1/componentstatuses").await, "v1 ComponentStatus is deprecated in v1.19+"),
+    ] {
+        let warnings: Vec<_> = answer.headers.get_all("warning").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(warnings, [format!("299 - \"{text}\"")]);
+    }
+    assert!(!api.get(MAPS).await.headers.contains_key("warning"));
+}

@@ -8,6 +8,7 @@ mod harness;
 mod access;
 mod bootstrap;
 mod defaults;
+mod immutable;
 mod pods;
 mod policies;
 mod services;

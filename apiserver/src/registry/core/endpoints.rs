@@ -31,15 +31,6 @@ impl Strategy for EndpointsStrategy {
         }
         errors.into_causes()
     }
-
-    fn warnings(&self, _context: &RequestContext<'_>, op: Operation<'_>, _object: &Value) -> Vec<String> {
-        match op {
-            Operation::Create | Operation::Update { .. } => {
-                vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
-            }
-            _ => Vec::new(),
-        }
-    }
 }
 
 fn subset(errors: &mut Errors, path: &Path<'_>, subset: &Value) {

@@ -39,14 +39,7 @@ impl Strategy for StorageClassStrategy {
         if let Operation::Update { old } = op {
             for name in ["parameters", "provisioner", "reclaimPolicy"] {
                 if !same(object, old, name) {
-                    errors.forbidden(
-                        &Path::new(name),
-                        if name == "reclaimPolicy" {
-                            "updates to reclaimPolicy are forbidden."
-                        } else {
-                            "updates to parameters are forbidden."
-                        },
-                    );
+                    errors.forbidden(&Path::new(name), format!("updates to {name} are forbidden."));
                 }
             }
             errors.immutable(&Path::new("volumeBindingMode"), &object["volumeBindingMode"], &old["volumeBindingMode"]);
@@ -96,7 +89,7 @@ impl Strategy for CsiDriverStrategy {
 pub struct CsiNodeStrategy;
 
 impl Strategy for CsiNodeStrategy {
-    fn validate(&self, _context: &RequestContext<'_>, _op: Operation<'_>, object: &Value) -> Vec<Cause> {
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
         let mut errors = Errors::new();
         let path = Path::new("spec");
         let drivers_path = path.child("drivers");
@@ -112,8 +105,21 @@ impl Strategy for CsiNodeStrategy {
                 errors.duplicate(&path.child("name"), text(driver, "name"));
             }
         }
+        if let Operation::Update { old } = op {
+            for old in list(&old["spec"], "drivers") {
+                let driver = drivers.iter().find(|driver| text(driver, "name") == text(old, "name"));
+                if let Some(driver) = driver.filter(|driver| !is_same_driver(driver, old)) {
+                    errors.invalid(&Path::new("CSINodeDriver"), driver, "field is immutable");
+                }
+            }
+        }
         errors.into_causes()
     }
+}
+
+/// What a driver said of itself stays; how many volumes it takes may be corrected.
+fn is_same_driver(new: &Value, old: &Value) -> bool {
+    same(new, old, "nodeID") && same(new, old, "topologyKeys")
 }
 
 /// VolumeAttachments: `spec` never changes.
@@ -199,7 +205,7 @@ mod tests {
         assert_eq!(wrong(&StorageClassStrategy, json!({})), ["provisioner: Required value"]);
         assert_eq!(
             wrong_update(&StorageClassStrategy, class("b.example/x"), class("a.example/x")),
-            ["provisioner: Forbidden: updates to parameters are forbidden."]
+            ["provisioner: Forbidden: updates to provisioner are forbidden."]
         );
     }
 

@@ -1,0 +1,148 @@
+//! Writes while the caches are behind the store: nothing they decide may rest
+//! on an object that is no longer the present one.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde_json::json;
+use skiff_api::Revision;
+use skiff_apiserver::{
+    Backend,
+    storage::{KeyValue, Listing, StorageError, Swap, WatchStream},
+};
+use tokio::sync::watch;
+
+use crate::harness::*;
+
+/// A backend whose changes reach the caches only while `open`.
+struct Lagging {
+    inner: Arc<dyn Backend>,
+    open: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Backend for Lagging {
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, StorageError> {
+        self.inner.get(key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: Option<usize>,
+        at: Option<Revision>,
+    ) -> Result<Listing, StorageError> {
+        self.inner.list(prefix, after, limit, at).await
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> Result<Swap, StorageError> {
+        self.inner.put(key, expected, value, ttl).await
+    }
+
+    async fn delete(&self, key: &str, expected: Revision) -> Result<Swap, StorageError> {
+        self.inner.delete(key, expected).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, StorageError> {
+        let open = self.open.clone();
+        let changes = self.inner.watch(prefix, after).await?;
+        let held = changes.then(move |change| {
+            let mut open = open.clone();
+            async move {
+                // The sender lives as long as the test.
+                let _ = open.wait_for(|open| *open).await;
+                change
+            }
+        });
+        Ok(Box::pin(held))
+    }
+
+    async fn current_revision(&self) -> Result<Revision, StorageError> {
+        self.inner.current_revision().await
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StorageError> {
+        self.inner.compact(before).await
+    }
+}
+
+/// A server with a switch that holds its caches back.
+async fn lagging() -> (Harness, watch::Sender<bool>) {
+    let (switch, open) = watch::channel(true);
+    let api = start_as(|config| config.backend = Arc::new(Lagging { inner: Arc::clone(&config.backend), open })).await;
+    (api, switch)
+}
+
+#[tokio::test]
+async fn a_write_that_undoes_the_one_before_is_not_lost() {
+    let (api, caches) = lagging().await;
+    api.post(MAPS, config_map("a")).await;
+    api.get(&format!("{MAPS}/a")).await;
+    caches.send(false).unwrap();
+    let path = format!("{MAPS}/a");
+    let there = api.patch(&path, "merge", json!({"data": {"k": "changed"}})).await.body;
+    // To the caches it would change nothing.
+    let back = api.patch(&path, "merge", json!({"data": {"k": "v"}})).await.body;
+    let version = |object: &serde_json::Value| -> u64 {
+        object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    };
+    assert!(version(&back) > version(&there), "{back}");
+    let dry = api.patch(&format!("{path}?dryRun=All"), "merge", json!({"data": {"x": "y"}})).await.body;
+    assert_eq!(dry["metadata"]["resourceVersion"], back["metadata"]["resourceVersion"], "a dry run is of the present");
+    caches.send(true).unwrap();
+    assert_eq!(api.get(&path).await.body["data"]["k"], "v");
+}
+
+#[tokio::test]
+async fn fields_of_client_side_apply_go_with_the_first_server_side_apply_after_it() {
+    let (api, caches) = lagging().await;
+    let path = format!("{MAPS}/a");
+    let mut map = config_map("a");
+    map["data"] = json!({"a": "1", "b": "2"});
+    map["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": "{}"});
+    api.post(&format!("{MAPS}?fieldManager=kubectl-client-side-apply"), map).await;
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": "1"}});
+    let apply = async || api.patch(&format!("{path}?fieldManager=kubectl"), "apply", config.clone()).await.body;
+    let first = apply().await;
+    assert_eq!(first["data"]["b"], "2", "it still belongs to the other manager");
+    api.get(&path).await;
+    caches.send(false).unwrap();
+    // What kubectl does then: both owners become one, and the same is applied again.
+    let mut owner = first["metadata"]["managedFields"][0].clone();
+    owner["fieldsV1"] = json!({"f:data": {"f:a": {}, "f:b": {}}});
+    let moved = json!([{"op": "replace", "path": "/metadata/managedFields", "value": [owner]},
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": first["metadata"]["resourceVersion"]}]);
+    let moved = api.patch(&path, "json", moved).await;
+    assert_eq!(moved.code, 200, "{}", moved.body);
+    assert_eq!(apply().await["data"], json!({"a": "1"}));
+    caches.send(true).unwrap();
+    assert_eq!(api.get(&path).await.body["data"], json!({"a": "1"}));
+}
+
+#[tokio::test]
+async fn deletions_and_creations_see_what_was_just_written() {
+    let (api, caches) = lagging().await;
+    caches.send(false).unwrap();
+    assert_eq!(api.post(MAPS, config_map("new")).await.code, 201);
+    assert_eq!(api.post(MAPS, config_map("new")).await.code, 409);
+    assert_eq!(api.post(&format!("{MAPS}?dryRun=All"), config_map("new")).await.code, 409);
+    let path = format!("{MAPS}/new");
+    let held = api.patch(&path, "merge", json!({"metadata": {"finalizers": ["e.io/x"]}})).await;
+    assert_eq!(held.code, 200, "{}", held.body);
+    let dying = api.delete(&path, json!(null)).await.body;
+    assert!(dying["metadata"]["deletionTimestamp"].is_string(), "{dying}");
+    let gone = api.patch(&path, "merge", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(gone.code, 200, "{}", gone.body);
+    assert_eq!(api.patch(&path, "merge", json!({})).await.code, 404);
+    caches.send(true).unwrap();
+    assert_eq!(api.get(&path).await.code, 404);
+}
