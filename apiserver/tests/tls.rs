@@ -1,6 +1,9 @@
 //! The listener: TLS with client certificates, both HTTP versions, certificates
 //! exchanged while serving, and draining. Driven by the HTTPS client.
 
+#[path = "../examples/setup/config.rs"]
+mod config;
+
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
@@ -8,7 +11,7 @@ use futures_util::StreamExt;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::{RootCertStore, pki_types::CertificateDer, server::WebPkiClientVerifier};
 use skiff_api::GroupVersionResource;
-use skiff_apiserver::{ApiServer, Config, MemoryBackend, TokenIssuer, VersionInfo, serve};
+use skiff_apiserver::{ApiServer, Config, MemoryBackend, serve};
 use skiff_client::{Client, HttpsTransport, Identity, ServerAddresses, Trust};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -70,22 +73,10 @@ struct Running {
 
 async fn start() -> Running {
     let (server_ca, client_ca) = (authority("server-ca"), authority("client-ca"));
-    let key = KeyPair::generate().unwrap();
-    let issuer = TokenIssuer::new("https://kubernetes", Vec::new(), &key.serialize_pem(), &[]).unwrap();
     let config = Config {
-        backend: Arc::new(MemoryBackend::default()),
         client_ca: vec![client_ca.der().clone()],
-        request_header_ca: Vec::new(),
-        request_header_names: Vec::new(),
-        anonymous: true,
-        tokens: Vec::new(),
-        token_issuer: Arc::new(issuer),
-        service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
-        node_ports: 30000..=32767,
         server_address: "localhost".to_owned(),
-        version: VersionInfo::default(),
-        proxy: None,
-        health_checks: Vec::new(),
+        ..config::config(MemoryBackend::default()).unwrap()
     };
     let stop = CancellationToken::new();
     let server = ApiServer::new(config, stop.clone()).unwrap();

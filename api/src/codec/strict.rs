@@ -7,7 +7,7 @@
 use std::{cell::RefCell, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, map::Entry};
 
 use crate::limits::DUPLICATE_FIELDS_MAX;
 
@@ -157,14 +157,17 @@ impl<'de> Visitor<'de> for Tree<'_> {
         while let Some(key) = map.next_key::<String>()? {
             let path = self.path.key(&key);
             let value = map.next_value_seed(Tree { path: &path, duplicates: self.duplicates })?;
-            if fields.contains_key(&key) {
-                let mut duplicates = self.duplicates.borrow_mut();
-                let text = path.to_string();
-                if duplicates.len() < DUPLICATE_FIELDS_MAX && !duplicates.contains(&text) {
-                    duplicates.push(text);
+            match fields.entry(key) {
+                Entry::Vacant(entry) => drop(entry.insert(value)),
+                Entry::Occupied(mut entry) => {
+                    let mut duplicates = self.duplicates.borrow_mut();
+                    let text = self.path.key(entry.key()).to_string();
+                    if duplicates.len() < DUPLICATE_FIELDS_MAX && !duplicates.contains(&text) {
+                        duplicates.push(text);
+                    }
+                    entry.insert(value);
                 }
             }
-            fields.insert(key, value);
         }
         Ok(Value::Object(fields))
     }

@@ -44,9 +44,8 @@ fn encode_with(object: &Value, revision: Option<Revision>) -> Result<Bytes, serd
     first = false;
     members(&mut out, fields, |name| matches!(name, "kind" | "apiVersion" | "metadata"), &mut first)?;
     out.push(b'}');
-    // What grew while it was written is kept for as long as the object lives.
-    out.shrink_to_fit();
-    Ok(Bytes::from(out))
+    // A copy of the right size: the object lives long, and cutting the buffer would leave its rest as a hole.
+    Ok(Bytes::copy_from_slice(&out))
 }
 
 fn members(
