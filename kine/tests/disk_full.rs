@@ -87,7 +87,7 @@ async fn fill(folder: &Path) {
     let next = loop {
         match put(written).await {
             Ok(response) => break response.revision,
-            Err(error) => assert!(tries < 50, "{error}"),
+            Err(error) => assert!(tries < 600, "{error}"),
         }
         tries += 1;
         tokio::time::sleep(Duration::from_millis(100)).await;

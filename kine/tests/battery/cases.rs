@@ -369,39 +369,33 @@ pub async fn leases_hold_their_keys_until_revoked(target: &dyn Target) {
     assert_eq!(target.lease_keep_alive(lease).await.unwrap_err(), not_found);
 }
 
-async fn until_gone(target: &dyn Target, key: &str) -> Duration {
-    let started = tokio::time::Instant::now();
-    while target.get(key).await.is_some() {
-        assert!(started.elapsed() < Duration::from_secs(20), "{key} stays");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    started.elapsed()
-}
-
 pub async fn a_lease_that_runs_out_takes_its_keys_along(target: &dyn Target) {
-    let (lease, ttl) = target.lease_grant(0, 2).await.unwrap();
-    assert_eq!(ttl, 2);
+    // Long enough for what comes next, also on a busy host.
+    let seconds = 5;
+    let started = tokio::time::Instant::now();
+    let (lease, ttl) = target.lease_grant(0, seconds).await.unwrap();
+    assert_eq!(ttl, seconds);
     target.put_request(PutRequest { lease, ..PutRequest::new("a", "1") }).await.unwrap();
     target.put_request(PutRequest { lease, ..PutRequest::new("b", "1") }).await.unwrap();
     let mut watch = target.watch(WatchRequest::new(KeyRange::all(), Revision(4))).await.unwrap();
-    let lived = until_gone(target, "a").await;
-    assert!(lived > Duration::from_millis(1500), "{lived:?}");
-    let events = watch.next().await.unwrap();
+    let events = tokio::time::timeout(Duration::from_secs(60), watch.next()).await.unwrap().unwrap();
+    let lived = started.elapsed();
+    assert!(lived > Duration::from_secs(4), "{lived:?}");
     assert_eq!(events.len(), 2, "both keys in one revision");
     assert!(events.iter().all(|event| event.kind == EventKind::Delete));
     assert!(target.leases().await.unwrap().is_empty());
 }
 
 pub async fn a_lease_kept_alive_stays(target: &dyn Target) {
-    let (lease, ttl) = target.lease_grant(0, 2).await.unwrap();
+    // The pauses are together longer than it lives, and each leaves a busy host much time.
+    let (lease, ttl) = target.lease_grant(0, 10).await.unwrap();
     target.put_request(PutRequest { lease, ..PutRequest::new("a", "1") }).await.unwrap();
-    for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(800)).await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
         assert_eq!(target.lease_keep_alive(lease).await.unwrap(), ttl);
     }
     assert!(target.get("a").await.is_some());
     assert_eq!(target.revision().await, Revision(2), "renewals take no revision");
-    until_gone(target, "a").await;
 }
 
 pub async fn concurrent_increments_lose_none(target: &dyn Target) {

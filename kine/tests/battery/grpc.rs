@@ -81,7 +81,7 @@ pub async fn etcd(etcd: Process) -> Remote {
 
 async fn connect(endpoint: &str) -> Channel {
     let endpoint = Endpoint::from_shared(endpoint.to_owned()).unwrap();
-    for _ in 0..200 {
+    for _ in 0..3000 {
         if let Ok(channel) = endpoint.connect().await {
             return channel;
         }

@@ -131,7 +131,7 @@ pub async fn a_random_history_agrees_with_the_model(target: &dyn Target) {
     let mut watch = target.watch(WatchRequest::new(KeyRange::all(), start)).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < expected.len() {
-        let events = timeout(Duration::from_secs(20), watch.next()).await.unwrap().unwrap();
+        let events = timeout(Duration::from_secs(60), watch.next()).await.unwrap().unwrap();
         seen.extend(events.into_iter().map(|event| (event.kind, event.kv)));
     }
     assert_eq!(seen, expected);

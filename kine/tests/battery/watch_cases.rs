@@ -11,7 +11,7 @@ use crate::target::{Target, Watching, bytes};
 async fn take(watch: &mut Box<dyn Watching>, count: usize) -> Vec<Event> {
     let mut events = Vec::new();
     while events.len() < count {
-        let next = timeout(Duration::from_secs(20), watch.next());
+        let next = timeout(Duration::from_secs(60), watch.next());
         events.extend(next.await.expect("events in time").unwrap());
     }
     assert_eq!(events.len(), count);
@@ -126,7 +126,7 @@ pub async fn a_watch_of_the_compacted_past_is_told_where_history_begins(target: 
     }
     target.compact(Revision(3)).await.unwrap();
     let mut watch = target.watch(WatchRequest::new(KeyRange::all(), Revision(2))).await.unwrap();
-    let ended = timeout(Duration::from_secs(20), watch.next()).await.unwrap().unwrap_err();
+    let ended = timeout(Duration::from_secs(60), watch.next()).await.unwrap().unwrap_err();
     assert_eq!(ended.compact_revision, Revision(3));
     let mut watch = target.watch(WatchRequest::new(KeyRange::all(), Revision(3))).await.unwrap();
     assert_eq!(shown(&take(&mut watch, 2).await), expected(&[("+a", 3), ("+a", 4)]));

@@ -47,7 +47,7 @@ impl Stream {
     }
 
     async fn next(&mut self) -> pb::WatchResponse {
-        let next = timeout(Duration::from_secs(20), self.responses.message());
+        let next = timeout(Duration::from_secs(60), self.responses.message());
         next.await.expect("a response in time").unwrap().expect("the stream goes on")
     }
 }
