@@ -10,7 +10,7 @@ use crate::revision::RecordId;
 /// Records of a commit that is tried to go into the row of the one before.
 const SMALL_COMMIT_RECORDS: usize = 4;
 /// How many times better records pack behind others of their kind than those do.
-const PACKS_BETTER: usize = 2;
+const PACKS_BETTER: usize = 3;
 
 /// The records of the last run; none if its row is not to be written again.
 #[derive(Debug, Default)]
@@ -88,11 +88,11 @@ mod tests {
         let mut tail = Tail::default();
         assert_eq!(fits(&tail, &records(2..3), 1000), None, "nothing to go behind");
         tail.begin(&records(2..3), 80);
-        assert_eq!(fits(&tail, &records(3..4), 120), Some(2), "half of 80 more at least");
-        assert_eq!(fits(&tail, &records(3..4), 119), None);
+        assert_eq!(fits(&tail, &records(3..4), 106), Some(2), "a third of 80 more at least");
+        assert_eq!(fits(&tail, &records(3..4), 105), None);
         assert_eq!(fits(&tail, &records(3..8), 1000), None, "a large commit");
         tail.grow(&records(3..4), 100);
-        assert_eq!(fits(&tail, &records(4..5), 125), Some(3));
+        assert_eq!(fits(&tail, &records(4..5), 116), Some(3));
         assert_eq!(fits(&tail, &records(9000..9001), 1000), None, "too far for the distances of a run");
         tail.begin(&records(2..64), 100);
         assert_eq!((fits(&tail, &records(64..66), 1000), fits(&tail, &records(64..67), 1000)), (Some(64), None));

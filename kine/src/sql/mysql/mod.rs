@@ -51,7 +51,7 @@ impl Mysql {
 
     fn open(&self, database: &str) -> Result<Connection, SqlError> {
         let address = self.target.addresses.first().ok_or_else(|| SqlError::lost("the endpoint names no host"))?;
-        let mut connection = Connection::open(address, &self.plan, &self.target.user, &self.target.password, database)?;
+        let mut connection = Connection::open(address, &self.plan, &self.target, database)?;
         connection.run(&SETTINGS.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())?;
         Ok(connection)
     }

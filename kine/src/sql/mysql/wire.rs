@@ -8,6 +8,7 @@ use super::auth::{Method, clear};
 use crate::limits::{SQL_ANSWER_DEADLINE, SQL_MESSAGE_BYTES_MAX};
 use crate::sql::tls::{TlsMode, TlsPlan};
 use crate::sql::transport::{Address, Transport};
+use crate::sql::url::Target;
 use crate::sql::{Cell, Row, Session, SqlError};
 
 const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -69,8 +70,7 @@ impl Connection {
     pub(super) fn open(
         address: &Address,
         plan: &TlsPlan,
-        user: &str,
-        password: &str,
+        target: &Target,
         database: &str,
     ) -> Result<Connection, SqlError> {
         let inner = BufReader::with_capacity(READ_BUFFER_BYTES, Transport::connect(address)?);
@@ -96,9 +96,9 @@ impl Connection {
         }
         let method = Method::named(&greeting.method).unwrap_or(Method::Native);
         let protected = stream.inner.get_ref().is_protected();
-        let answer = method.answer(password, &greeting.challenge, protected).unwrap_or_default();
+        let answer = method.answer(&target.password, &greeting.challenge, protected).unwrap_or_default();
         let mut response = start(capabilities);
-        text(&mut response, user);
+        text(&mut response, &target.user);
         response.push(u8::try_from(answer.len()).unwrap_or(0));
         response.extend(answer);
         if !database.is_empty() {
@@ -106,7 +106,7 @@ impl Connection {
         }
         text(&mut response, method.name());
         stream.write(&response)?;
-        stream.authenticate(method, password)?;
+        stream.authenticate(method, &target.password)?;
         let mut connection = Connection { stream, statement_bytes_max: STATEMENT_BYTES_MIN };
         let rows = connection.run(&["SELECT @@max_allowed_packet".to_owned()])?;
         if let Some(Cell::Int(bytes)) = rows.first().and_then(|rows| rows.first()?.first()) {

@@ -64,7 +64,7 @@ impl Postgres {
     fn open(&self, database: &str) -> Result<Connection, SqlError> {
         let mut last = SqlError::Lost("the endpoint names no host".into());
         for address in &self.target.addresses {
-            match Connection::open(address, &self.plan, &self.target.user, &self.target.password, database) {
+            match Connection::open(address, &self.plan, &self.target, database) {
                 Ok(mut connection) => {
                     connection.run(&SETTINGS.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())?;
                     return Ok(connection);

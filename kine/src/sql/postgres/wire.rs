@@ -12,6 +12,7 @@ use crate::limits::{SQL_ANSWER_DEADLINE, SQL_MESSAGE_BYTES_MAX};
 use crate::sql::digest::md5_hex;
 use crate::sql::tls::{TlsMode, TlsPlan};
 use crate::sql::transport::{Address, Breaker, Transport};
+use crate::sql::url::Target;
 use crate::sql::{Cell, Row, Session, SqlError};
 
 const PROTOCOL: i32 = 196_608;
@@ -44,15 +45,14 @@ impl Connection {
     pub(super) fn open(
         address: &Address,
         plan: &TlsPlan,
-        user: &str,
-        password: &str,
+        target: &Target,
         database: &str,
     ) -> Result<Connection, SqlError> {
         let transport = secured(Transport::connect(address)?, address, plan)?;
         let stream = BufReader::with_capacity(READ_BUFFER_BYTES, transport);
         let mut connection = Connection { stream, out: Vec::new(), notifications: VecDeque::new() };
-        connection.start(user, database)?;
-        connection.authenticate(user, password)?;
+        connection.start(&target.user, database)?;
+        connection.authenticate(&target.user, &target.password)?;
         loop {
             let message = connection.read()?;
             match message.kind {
