@@ -8,6 +8,7 @@ mod durability;
 mod etcd;
 mod join;
 mod kube_rs;
+mod libraries;
 mod manifests;
 mod network;
 mod start;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         verbs::rollouts_proceed_and_can_be_undone,
         verbs::expose_makes_a_service_that_answers,
         verbs::top_says_that_metrics_are_missing_or_shows_them,
+        verbs::nodes_tell_what_they_and_their_pods_use,
         verbs::create_run_wait_and_delete_work,
         verbs::cordon_and_drain_move_pods_away,
         verbs::server_side_apply_reports_conflicts,
@@ -57,6 +59,8 @@ fn main() -> ExitCode {
         streaming::large_transfers_arrive_complete,
         verbs::the_application_is_deleted,
         kube_rs::kube_rs_deploys_watches_patches_and_streams,
+        libraries::the_python_client_runs_commands_in_pods,
+        libraries::the_javascript_client_runs_commands_in_pods,
         network::pods_reach_each_other_across_nodes_with_their_own_addresses,
         network::services_answer_from_pods_and_hosts_by_cluster_ip_and_node_port,
         network::names_resolve_over_udp_and_tcp,

@@ -278,6 +278,35 @@ pub fn top_says_that_metrics_are_missing_or_shows_them(cluster: &mut Cluster) ->
     Ok(())
 }
 
+pub fn nodes_tell_what_they_and_their_pods_use(cluster: &mut Cluster) -> Result<()> {
+    let kubectl = running(cluster, SHOP)?;
+    let pods: Value = serde_json::from_str(&kubectl.run(&["get", "pods", "-l", "app=web", "-o", "json"])?)?;
+    let pod = &pods["items"][0];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (node, name, uid) =
+        (text(&pod["spec"]["nodeName"]), text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"]));
+    let raw = |path: &str| kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/{path}")]);
+    let summary: Value = serde_json::from_str(&raw("stats/summary")?)?;
+    ensure!(summary["node"]["nodeName"] == node.as_str(), "{}", summary["node"]);
+    for field in ["/node/memory/workingSetBytes", "/node/cpu/usageCoreNanoSeconds", "/node/fs/capacityBytes"] {
+        ensure!(summary.pointer(field).and_then(Value::as_u64).is_some_and(|value| value > 0), "{field}: {summary}");
+    }
+    let mut all = summary["pods"].as_array().into_iter().flatten();
+    let found = all.find(|pod| pod["podRef"]["uid"] == uid.as_str()).context("the pod is not there")?;
+    let container = &found["containers"][0];
+    ensure!(container["memory"]["workingSetBytes"].as_u64().is_some_and(|bytes| bytes > 0), "{found}");
+    ensure!(container["rootfs"]["usedBytes"].is_u64() && container["startTime"].is_string(), "{found}");
+    let brief: Value = serde_json::from_str(&raw("stats/summary?only_cpu_and_memory=true")?)?;
+    ensure!(brief["node"]["fs"].is_null() && brief["node"]["cpu"].is_object(), "{}", brief["node"]);
+    let metrics = raw("metrics/cadvisor")?;
+    for family in ["container_cpu_usage_seconds_total", "container_memory_working_set_bytes"] {
+        let is_it = |line: &str| line.starts_with(family) && line.contains(&format!("pod=\"{name}\""));
+        ensure!(metrics.lines().any(is_it), "no {family} of {name}");
+    }
+    ensure!(metrics.contains("machine_memory_bytes{"), "nothing of the machine");
+    Ok(())
+}
+
 pub fn create_run_wait_and_delete_work(cluster: &mut Cluster) -> Result<()> {
     cluster.in_namespace("imperative", |_, kubectl| {
         kubectl.run(&[

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::host::text;
+use crate::{Cluster, host::text, image::BUSYBOX};
 
 /// The Python client and the newest version the tests were written for.
 const PYTHON: &str = "kubernetes>=33,<38";
@@ -42,6 +42,39 @@ pub fn javascript() -> Result<PathBuf> {
         run(Command::new("npm").args(options).arg(JAVASCRIPT).current_dir(&folder))
     })?;
     Ok(folder)
+}
+
+/// Runs a script with the Python client against a cluster, in a namespace of its own.
+pub fn drive_python(cluster: &mut Cluster, name: &str) -> Result<()> {
+    let interpreter = python()?;
+    drive(cluster, "python", Command::new(interpreter).arg(script("python", name)))
+}
+
+/// Runs a script with the JavaScript client.
+pub fn drive_javascript(cluster: &mut Cluster, name: &str) -> Result<()> {
+    // Modules are found from the folder of the script that asks for them.
+    let copy = javascript()?.join(name);
+    fs::copy(script("javascript", name), &copy)?;
+    drive(cluster, "javascript", Command::new("node").arg(copy))
+}
+
+fn script(language: &str, name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(language).join(name)
+}
+
+/// Runs a program in the server's network.
+fn drive(cluster: &mut Cluster, language: &str, program: &mut Command) -> Result<()> {
+    cluster.in_namespace(language, |cluster, kubectl| {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["-t", &cluster.server.pid().to_string(), "-n", "--", "timeout", "180"])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .arg(language)
+            .env("KUBECONFIG", &kubectl.kubeconfig)
+            .env("BUSYBOX", BUSYBOX);
+        text(&format!("the {language} client"), command.output()?).map(drop)
+    })
 }
 
 /// Installs unless an earlier installation came to its end.
