@@ -439,9 +439,7 @@ impl ApiServer {
         };
         match timeout(limits::REQUEST_TIMEOUT, answer).await {
             Ok(response) => response,
-            Err(_) => {
-                body::failure(&Status::timeout("Timeout: request did not complete within the allotted timeout", 0))
-            }
+            Err(_) => body::failure(&Status::timeout("request did not complete within the allotted timeout", 0)),
         }
     }
 

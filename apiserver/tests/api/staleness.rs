@@ -1,5 +1,5 @@
 //! Writes while the caches are behind the store: nothing they decide may rest
-//! on an object that is no longer the present one.
+//! on an object that is no longer the present one. And a store that does not answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::harness::*;
 
-/// A backend whose changes reach the caches only while `open`.
+/// A backend whose changes reach the caches only while `open`, and which never finds keys named `stuck`.
 struct Lagging {
     inner: Arc<dyn Backend>,
     open: watch::Receiver<bool>,
@@ -25,6 +25,9 @@ struct Lagging {
 #[async_trait]
 impl Backend for Lagging {
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, StorageError> {
+        if key.ends_with("/stuck") {
+            std::future::pending::<()>().await;
+        }
         self.inner.get(key).await
     }
 
@@ -145,4 +148,17 @@ async fn deletions_and_creations_see_what_was_just_written() {
     assert_eq!(api.patch(&path, "merge", json!({})).await.code, 404);
     caches.send(true).unwrap();
     assert_eq!(api.get(&path).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_request_that_takes_a_minute_is_given_up() {
+    let (api, _caches) = lagging().await;
+    api.get(MAPS).await;
+    // From here on time passes as soon as nobody has anything to do.
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let answer = api.patch(&format!("{MAPS}/stuck"), "merge", json!({})).await;
+    assert_eq!(begun.elapsed().as_secs(), 60);
+    assert_eq!((answer.code, &answer.body["reason"]), (504, &json!("Timeout")));
+    assert_eq!(answer.body["message"], "Timeout: request did not complete within the allotted timeout");
 }
