@@ -149,3 +149,46 @@ async fn every_kind_comes_back_with_upstreams_defaults() {
         "status": {"phase": "Active"}});
     assert_eq!(missing(&namespace, &want, ""), [""; 0]);
 }
+
+#[tokio::test]
+async fn parts_that_depend_on_others_come_back_as_well() {
+    let api = start().await;
+    let cases = [
+        (
+            "/api/v1/namespaces/n/pods",
+            json!({"spec": {"containers": [{"name": "c", "image": "x:latest", "resources": {"requests": {"cpu": "1"}}}]}}),
+            json!({"spec": {"containers": [{"imagePullPolicy": "Always",
+                "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}]}]}}),
+        ),
+        (
+            "/api/v1/namespaces/n/services",
+            json!({"spec": {"type": "LoadBalancer", "sessionAffinity": "ClientIP", "ports": [{"port": 7}]}}),
+            json!({"spec": {"allocateLoadBalancerNodePorts": true, "externalTrafficPolicy": "Cluster",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}}, "ports": [{"targetPort": 7, "protocol": "TCP"}]}}),
+        ),
+        (
+            "/apis/discovery.k8s.io/v1/namespaces/n/endpointslices",
+            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["1.2.3.4"]}], "ports": [{"port": 1}]}),
+            json!({"ports": [{"name": "", "port": 1, "protocol": "TCP"}]}),
+        ),
+        (
+            "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
+            json!({"webhooks": [{"name": "a.b.example", "clientConfig": {"url": "https://a.example"}, "sideEffects": "None",
+                "admissionReviewVersions": ["v1"]}]}),
+            json!({"webhooks": [{"failurePolicy": "Fail", "matchPolicy": "Equivalent", "reinvocationPolicy": "Never",
+                "timeoutSeconds": 10, "namespaceSelector": {}, "objectSelector": {}}]}),
+        ),
+        (
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+            json!({"spec": {"group": "e.io", "scope": "Namespaced", "names": {"plural": "x", "kind": "Foo"}, "versions":
+                [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}}),
+            json!({"spec": {"conversion": {"strategy": "None"}, "names": {"listKind": "FooList", "singular": "foo"}}}),
+        ),
+    ];
+    for (path, mut object, want) in cases {
+        object["metadata"]["name"] = json!(if path.ends_with("definitions") { "x.e.io" } else { "x" });
+        let made = api.post(path, object).await;
+        assert_eq!(made.code, 201, "{path}: {}", made.body);
+        assert_eq!(missing(&made.body, &want, ""), Vec::<String>::new(), "{path}");
+    }
+}
