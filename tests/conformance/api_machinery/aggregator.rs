@@ -75,6 +75,7 @@ async fn sample_server(context: Context) -> Result<()> {
     context.until(&path, "is available", available).await?;
     flunders(&context, &namespace).await.context("flunders")?;
     discovery(&context).await.context("discovery")?;
+    emptied(&context).await.context("a namespace with flunders")?;
     status(&context, &path).await.context("status of the APIService")?;
     let patched = context.merge(&path, json!({"spec": {"versionPriority": 400}})).await?;
     ensure!(patched["spec"]["versionPriority"] == 400, "{patched}");
@@ -110,6 +111,19 @@ async fn flunders(context: &Context, namespace: &str) -> Result<()> {
     ensure!(context.list(&collection).await?.is_empty(), "a flunder is left");
     let missing = context.call("GET", &format!("{collection}/{flunder}"), None).await?;
     ensure!(missing.code == 404, "{}", missing.code);
+    Ok(())
+}
+
+/// A namespace takes along what the other server has of it.
+async fn emptied(context: &Context) -> Result<()> {
+    let namespace = context.namespace().await?;
+    let collection = format!("{FLUNDERS}/namespaces/{namespace}/flunders");
+    let object = json!({"apiVersion": "wardle.example.com/v1alpha1", "kind": "Flunder", "metadata": {"name": "left"}});
+    context.create(&collection, &object).await?;
+    let path = format!("/api/v1/namespaces/{namespace}");
+    context.delete(&path).await?;
+    context.until_gone(&path).await?;
+    ensure!(context.list(&collection).await?.is_empty(), "the flunder outlived its namespace");
     Ok(())
 }
 
