@@ -162,3 +162,20 @@ async fn a_request_that_takes_a_minute_is_given_up() {
     assert_eq!((answer.code, &answer.body["reason"]), (504, &json!("Timeout")));
     assert_eq!(answer.body["message"], "Timeout: request did not complete within the allotted timeout");
 }
+
+#[tokio::test]
+async fn a_watch_from_before_the_history_is_expired() {
+    let filled = skiff_apiserver::MemoryBackend::default();
+    for number in 0..20 {
+        let key = format!("/registry/elsewhere/{number}");
+        filled.put(&key, None, Bytes::from_static(b"{}"), None).await.unwrap();
+    }
+    let api = start_as(|config| config.backend = Arc::new(filled)).await;
+    let query = "watch=1&timeoutSeconds=1&resourceVersion";
+    let refused = api.get(&format!("{MAPS}?{query}=3")).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (410, &json!("Expired")), "{}", refused.body);
+    let message = refused.body["message"].as_str().unwrap();
+    assert!(message.starts_with("too old resource version: 3 ("), "{message}");
+    let now = api.get(MAPS).await.body["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    assert_eq!(api.get(&format!("{MAPS}?{query}={now}")).await.code, 200);
+}
