@@ -104,7 +104,7 @@ impl Node {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_run_report_survive_a_restart_and_end() {
     machine::check();
-    let _ = tracing_subscriber::fmt().with_env_filter("warn,skiff_agent=debug").with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::stderr).try_init();
     let root = tempfile::tempdir().unwrap();
     let cgroup_root = format!("/skiff-test-{}", std::process::id());
     let node = Node { api: FakeApi::new(), root: root.path().to_owned(), cgroup_root, events: Arc::default() };

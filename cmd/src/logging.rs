@@ -2,17 +2,18 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::flags::{Settings, SettingsError};
 
 /// Sets up logging for the whole process. Without `--verbose` only problems are
 /// shown, so that a person sees the steps of start-up and nothing else.
 pub fn start(settings: &Settings) -> Result<(), SettingsError> {
-    let base = if settings.switch("verbose") { "info" } else { "warn" };
+    let base = if settings.switch("verbose") { LevelFilter::INFO } else { LevelFilter::WARN };
     let filter = match settings.text("log-level") {
-        Some(text) => EnvFilter::try_new(text).map_err(|error| SettingsError::new("log-level", error))?,
-        None => EnvFilter::new(base),
+        Some(text) => text.parse::<Targets>().map_err(|error| SettingsError::new("log-level", error))?,
+        None => Targets::new().with_default(base),
     };
     let registry = tracing_subscriber::registry().with(filter);
     let started = match settings.text("log-format") {
@@ -38,5 +39,5 @@ pub fn is_json(settings: &Settings) -> bool {
 pub fn start_plain() {
     let layer = fmt::layer().with_ansi(false).with_target(false).with_writer(std::io::stderr);
     // A second subscriber would only be refused; the first one stays.
-    let _ = tracing_subscriber::registry().with(EnvFilter::new("info")).with(layer).try_init();
+    let _ = tracing_subscriber::registry().with(LevelFilter::INFO).with(layer).try_init();
 }

@@ -12,6 +12,7 @@ pub(crate) mod field_path;
 mod formats;
 mod kind;
 mod nulls;
+mod patterns;
 mod review;
 pub(crate) mod rules;
 pub(crate) mod schema_validation;

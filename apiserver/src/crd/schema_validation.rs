@@ -142,7 +142,7 @@ impl Checker<'_> {
         }
         if let Some(pattern) = schema["pattern"].as_str() {
             // A pattern that does not compile was refused with the definition.
-            let matches = regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
+            let matches = super::patterns::is_match(pattern, text);
             if !matches {
                 self.invalid(path, value, &format!("should match '{pattern}'"));
             }
