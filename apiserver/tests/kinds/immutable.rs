@@ -20,9 +20,8 @@ fn kind(path: &'static str, object: Value, changes: Vec<(Value, &'static str)>) 
 async fn check(kinds: Vec<Kind>) {
     let api = start().await;
     for Kind { path, mut object, changes } in kinds {
-        object["metadata"]["name"] = json!("fixed.e.io");
-        if path.ends_with("services") {
-            object["metadata"]["name"] = json!("fixed");
+        if object["metadata"]["name"].is_null() {
+            object["metadata"]["name"] = json!(if path.ends_with("services") { "fixed" } else { "fixed.e.io" });
         }
         let made = api.post(path, object).await;
         assert_eq!(made.code, 201, "{path}: {}", made.body);
@@ -204,6 +203,40 @@ async fn storage_is_fixed() {
         kind("/apis/resource.k8s.io/v1/namespaces/n/resourceclaims",
             json!({"metadata": {}, "spec": {"devices": {"requests": [{"name": "a", "exactly": {"deviceClassName": "c"}}]}}}),
             vec![(json!({"spec": {"devices": {"requests": [{"name": "b", "exactly": {"deviceClassName": "c"}}]}}}), IMMUTABLE)]),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn certificates_addresses_and_migrations_are_fixed() {
+    let certificate = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap().cert.pem();
+    let claim = |name: &str| json!({"devices": {"requests": [{"name": name, "exactly": {"deviceClassName": "c"}}]}});
+    let parent = json!({"group": "", "resource": "services", "namespace": "n", "name": "s"});
+    let migration = json!({"metadata": {}, "spec": {"resource": {"group": "apps", "resource": "deployments"}}});
+    check(vec![
+        kind(
+            "/apis/certificates.k8s.io/v1/clustertrustbundles",
+            json!({"metadata": {"name": "a.b:c:d"}, "spec": {"signerName": "a.b/c", "trustBundle": certificate}}),
+            vec![(
+                json!({"spec": {"signerName": "a.b/d"}}),
+                "spec.signerName: Invalid value: \"a.b/d\": field is immutable",
+            )],
+        ),
+        kind(
+            "/apis/networking.k8s.io/v1/ipaddresses",
+            json!({"metadata": {"name": "10.99.7.7"}, "spec": {"parentRef": parent}}),
+            vec![(json!({"spec": {"parentRef": {"name": "z"}}}), IMMUTABLE)],
+        ),
+        kind(
+            "/apis/storagemigration.k8s.io/v1/storageversionmigrations",
+            migration,
+            vec![(json!({"spec": {"resource": {"resource": "pods"}}}), IMMUTABLE)],
+        ),
+        kind(
+            "/apis/resource.k8s.io/v1/namespaces/n/resourceclaimtemplates",
+            json!({"metadata": {}, "spec": {"spec": claim("a")}}),
+            vec![(json!({"spec": {"spec": claim("b")}}), IMMUTABLE)],
+        ),
     ])
     .await;
 }
