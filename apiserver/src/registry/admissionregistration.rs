@@ -523,6 +523,14 @@ mod tests {
         };
         assert_eq!(of(json!([apply("Object{metadata: Object.metadata{labels: {'a': variables.x}}}")])).len(), 1);
         assert!(of(json!([apply("Object{}"), {"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'test', path: '/a'}]"}}])).is_empty());
+        let patch = |expression: &str| json!({"patchType": "JSONPatch", "jsonPatch": {"expression": expression}});
+        let one = "JSONPatch{op: 'add', path: '/metadata/labels', value: {'a': 'b'}}";
+        let fine = [
+            apply("has(object.spec) ? Object{spec: Object.spec{containers: []}} : Object{}"),
+            patch(&format!("[{one}] + (has(object.spec) ? [{one}] : [])")),
+            patch("object.spec.containers.map(c, JSONPatch{op: 'remove', path: '/spec/' + c.name})"),
+        ];
+        assert_eq!(of(json!(fine)), [""; 0]);
         assert_eq!(of(json!([]))[0], "spec.mutations: Required value: mutations must contain at least one item");
         let wrong = of(json!([apply("'text'")]));
         assert_eq!(
