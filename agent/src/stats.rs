@@ -349,8 +349,8 @@ pub mod tests {
             image_fs: Some((FsUsage { capacity_bytes: 50, available_bytes: 20, inodes: 9, inodes_free: 4 }, 6)),
             containers: vec![v1::ContainerStats {
                 attributes: Some(v1::ContainerAttributes { id: "id".into(), labels: labels.clone(), ..Default::default() }),
-                cpu: Some(cpu.clone()),
-                memory: Some(memory.clone()),
+                cpu: Some(cpu),
+                memory: Some(memory),
                 writable_layer: Some(layer),
                 ..Default::default()
             }],

@@ -53,6 +53,7 @@ pub fn the_version_is_machine_readable(cluster: &mut Cluster) -> Result<()> {
         serde_json::from_str(&text("skiff version", cluster.skiff(&["version", "-o", "json"]).output()?)?)?;
     let served: Value = serde_json::from_str(&cluster.kubectl().run(&["get", "--raw", "/version"])?)?;
     ensure!(version["version"] == served["gitVersion"], "{version} is not {served}");
+    ensure!(version["commit"] == served["gitCommit"], "{version} is not {served}");
     ensure!(version["kubernetes"].as_str().is_some_and(|version| version.starts_with("v1.37.")), "{version}");
     Ok(())
 }

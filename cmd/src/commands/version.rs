@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use serde_json::json;
 
-use crate::version::VERSION;
+use crate::version::{COMMIT, VERSION};
 
 pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let fields = json!({
         "version": VERSION,
         "kubernetes": VERSION.split('+').next().unwrap_or(VERSION),
+        "commit": COMMIT,
         "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
     });
     match matches.get_one::<String>("output").map(String::as_str) {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use skiff_apiserver::{
-    ApiServer, Config, ConnectionInfo, Handler, ProxySettings, TokenIssuer, UserInfo, VersionInfo, audit::AuditLog,
+    ApiServer, Config, ConnectionInfo, Handler, ProxySettings, TokenIssuer, UserInfo, audit::AuditLog,
 };
 use skiff_client::Client;
 use skiff_kine::{Etcd, Store};
@@ -232,12 +232,7 @@ fn config(
         service_cidrs: vec![settings.service_cidr],
         node_ports: settings.node_ports.0..=settings.node_ports.1,
         server_address: format!("{}:{}", settings.advertise_address, settings.port),
-        version: VersionInfo {
-            major: version::MAJOR.to_owned(),
-            minor: version::MINOR.to_owned(),
-            git_version: version::VERSION.to_owned(),
-            ..VersionInfo::default()
-        },
+        version: version::info(),
         proxy: Some(ProxySettings {
             dialer: Arc::new(TunnelDialer { own_node, sessions: Arc::clone(sessions) }),
             kubelet_tls: Arc::new(kubelet_tls),
