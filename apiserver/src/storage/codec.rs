@@ -24,7 +24,7 @@ pub fn encode_at(object: &Value, revision: Revision) -> Result<Bytes, serde_json
 fn encode_with(object: &Value, revision: Option<Revision>) -> Result<Bytes, serde_json::Error> {
     let empty = Map::new();
     let fields = object.as_object().unwrap_or(&empty);
-    let mut out = Vec::with_capacity(4096);
+    let mut out = Vec::with_capacity(16 << 10);
     out.push(b'{');
     for name in ["kind", "apiVersion"] {
         serde_json::to_writer(&mut out, name)?;
