@@ -48,6 +48,7 @@ fn child_fills_its_disk() {
 
 async fn fill(folder: &Path) {
     let filler = folder.join("filler");
+    // So much that its end leaves no place for the copy of the log into the file: the store opens all the same.
     std::fs::write(&filler, vec![0; 6 << 20]).unwrap();
     let options = StoreOptions::sqlite(folder.join("state.db"));
     let store = Store::open(options.clone()).await.unwrap();

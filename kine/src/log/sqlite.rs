@@ -45,6 +45,8 @@ CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, deadline INTEG
 
 const INSERT_RUN: &str = "INSERT INTO history (first, records) VALUES (?1, ?2)";
 const UPDATE_RUN: &str = "UPDATE history SET records = ?2 WHERE first = ?1";
+/// SQLite's number of the mode in which free pages are given back step by step.
+const VACUUM_INCREMENTAL: i64 = 2;
 /// What a page keeps for itself of a row.
 const PAGE_OVERHEAD: u64 = 64;
 /// Runs one slice of a full clean-up writes anew.
@@ -603,7 +605,10 @@ fn check(path: &Path, connection: &Connection) -> Result<()> {
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // These take effect only before the first table; a file of ours keeps what it has.
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // To set this writes, also what is there already; a file on a full disk must open all the same.
+    if connection.pragma_query_value(None, "auto_vacuum", |row| row.get::<_, i64>(0))? != VACUUM_INCREMENTAL {
+        connection.pragma_update(None, "auto_vacuum", VACUUM_INCREMENTAL)?;
+    }
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update_and_check(None, "journal_size_limit", WAL_BUSY_BYTES as i64, |_| Ok(()))
