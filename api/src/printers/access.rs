@@ -67,7 +67,7 @@ fn request_condition(request: &Value) -> String {
 }
 
 pub(crate) fn trust_bundles() -> Vec<Column> {
-    vec![name(), text("SignerName", "/spec/signerName").or("<none>"), age()]
+    vec![name(), text("SignerName", "/spec/signerName").or("<none>")]
 }
 
 pub(crate) fn pod_certificate_requests() -> Vec<Column> {

@@ -14,6 +14,8 @@
 
 pub(crate) mod access;
 pub(crate) mod cluster;
+#[cfg(test)]
+mod golden_tests;
 pub(crate) mod network;
 pub(crate) mod pods;
 pub(crate) mod storage;
