@@ -119,7 +119,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Node, NODE, "node-label", Many("KEY=VALUE"), "", "Label to register the node with"),
     flag(Node, NODE, "node-taint", Many("KEY=VALUE:EFFECT"), "", "Taint to register the node with"),
     flag(Node, NODE, "max-pods", One("COUNT"), "110", "Most pods on this node"),
-    flag(Node, NODE, "kubelet-arg", Many("NAME=VALUE"), "", "Argument of upstream's node agent: eviction-hard=SIGNAL<AMOUNT,..."),
+    flag(Node, NODE, "kubelet-arg", Many("NAME=VALUE"), "", "Argument of upstream's node agent: eviction-hard=SIGNAL<AMOUNT[,SIGNAL<AMOUNT]"),
     flag(Node, NODE, "kubelet-port", One("PORT"), "10250", "Port of the node agent, reached through the tunnel"),
     flag(Node, NODE, "resolv-conf", One("FILE"), "/etc/resolv.conf", "Resolver configuration that pods inherit"),
     flag(Node, NODE, "cgroup-root", One("PATH"), "", "Parent cgroup of all pods (default: / for the default data folder, else an own one)"),
