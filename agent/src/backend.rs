@@ -239,7 +239,7 @@ impl StreamingBackend for NodeBackend {
                 }
                 Err(error) => {
                     tracing::warn!(component = "metrics", %error, "read use of containers");
-                    Some(Vec::new())
+                    Some(cadvisor::failed().into_bytes())
                 }
             },
             _ => None,

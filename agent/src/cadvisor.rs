@@ -44,6 +44,19 @@ fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
+/// What is answered when the runtime does not say: nothing but that, so that nobody takes it for an idle node.
+pub fn failed() -> String {
+    let mut text = String::new();
+    scrape_error(&mut text, true);
+    text
+}
+
+fn scrape_error(text: &mut String, failed: bool) {
+    let help = "1 if there was an error while getting container metrics, 0 otherwise";
+    family(text, "container_scrape_error", "gauge", help);
+    let _ = writeln!(text, "container_scrape_error {}", u8::from(failed));
+}
+
 /// All of it.
 pub fn metrics(sample: &Sample, group_of: GroupOf<'_>, images: &BTreeMap<String, String>) -> String {
     let mut all = Families::default();
@@ -88,7 +101,9 @@ pub fn metrics(sample: &Sample, group_of: GroupOf<'_>, images: &BTreeMap<String,
             all.add("container_processes", "gauge", help, &labels, count.value as f64, 0);
         }
     }
-    all.text()
+    let mut text = all.text();
+    scrape_error(&mut text, false);
+    text
 }
 
 fn machine(all: &mut Families, sample: &Sample) {
@@ -243,5 +258,7 @@ mod tests {
         }
         let heads = text.lines().filter(|line| line.starts_with("# TYPE container_memory_working_set_bytes ")).count();
         assert_eq!(heads, 1, "a family is announced once");
+        assert!(text.ends_with("container_scrape_error 0\n"));
+        assert!(failed().ends_with("container_scrape_error 1\n"), "a failure is no idle node");
     }
 }
