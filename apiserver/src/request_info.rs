@@ -7,6 +7,8 @@
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use crate::{authn::UserInfo, authz::Attributes};
+
 /// A request to a resource, or to a path that is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestInfo {
@@ -95,6 +97,22 @@ impl RequestInfo {
         if self.verb != "deletecollection" {
             // A list of one name is authorized like a request for that object.
             self.name = single_name(&self.field_selector).unwrap_or_default();
+        }
+    }
+
+    /// What is asked of authorizers when `user` wants this with `verb`.
+    pub fn attributes(&self, user: &UserInfo, verb: &str) -> Attributes {
+        Attributes {
+            user: user.clone(),
+            verb: verb.to_owned(),
+            namespace: self.namespace.clone(),
+            group: self.group.clone(),
+            version: self.version.clone(),
+            resource: if self.is_resource { self.resource.clone() } else { String::new() },
+            subresource: self.subresource.clone(),
+            name: self.name.clone(),
+            path: self.path.clone(),
+            field_selector: self.field_selector.clone(),
         }
     }
 

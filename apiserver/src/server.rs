@@ -24,7 +24,7 @@ use crate::{
         Authentication, TokenAuthenticator, TokenIssuer, TokenUnion, UserInfo, bootstrap_token::BootstrapTokens,
         impersonation, request_header, service_account::ServiceAccountAuthenticator, token, user, x509::CaSet,
     },
-    authz::{self, Attributes, Authorizer, Masters, node::NodeAuthorizer, rbac::Rbac},
+    authz::{self, Authorizer, Masters, node::NodeAuthorizer, rbac::Rbac},
     body::{self, Body},
     caches::Caches,
     crd::CustomResources,
@@ -466,20 +466,8 @@ impl ApiServer {
     }
 
     fn authorize(&self, info: &RequestInfo, user: &UserInfo, headers: &http::HeaderMap) -> Result<(), Status> {
-        let attributes = |verb: &str| Attributes {
-            user: user.clone(),
-            verb: verb.to_owned(),
-            namespace: info.namespace.clone(),
-            group: info.group.clone(),
-            version: info.version.clone(),
-            resource: if info.is_resource { info.resource.clone() } else { String::new() },
-            subresource: info.subresource.clone(),
-            name: info.name.clone(),
-            path: info.path.clone(),
-            field_selector: info.field_selector.clone(),
-        };
         let check = |verb: &str| {
-            let attributes = attributes(verb);
+            let attributes = info.attributes(user, verb);
             let decision = self.0.authorizer.authorize(&attributes);
             if decision.is_allowed() { Ok(()) } else { Err(authz::forbidden(&attributes, &decision)) }
         };
@@ -507,6 +495,7 @@ impl ApiServer {
             store: &self.0.store,
             info,
             user,
+            authorizer: &*self.0.authorizer,
             row,
             subresource,
             query: Query::parse(request.uri().query().unwrap_or_default()),

@@ -35,6 +35,19 @@ impl Warnings {
         }
     }
 
+    /// Owners that were named more than once, by uid.
+    pub fn repeated_owners(&self, uids: &[String], after_admission: bool) {
+        if uids.is_empty() {
+            return;
+        }
+        let when = if after_admission { " after mutating admission happens" } else { "" };
+        self.add(format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, \
+             and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            uids.join(", ")
+        ));
+    }
+
     /// Notes an annotation; of one key the first value stays.
     pub fn annotate(&self, key: String, value: String) {
         let mut all = self.1.lock();

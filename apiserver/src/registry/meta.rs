@@ -9,8 +9,8 @@ use super::{
     validation::{Errors, Path, formats, meta as meta_rules},
 };
 
-/// System metadata that users never write.
-const CARRIED: [&str; 4] = ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
+/// System metadata that an update may repeat or leave out.
+const CARRIED: [&str; 3] = ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"];
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -55,6 +55,23 @@ pub fn is_deleting(object: &Value) -> bool {
     object["metadata"]["deletionTimestamp"].is_string()
 }
 
+/// Removes owners that are named twice word for word; their uids.
+pub fn dedup_owners(object: &mut Value) -> Vec<String> {
+    let owners = object.get_mut("metadata").and_then(|metadata| metadata.get_mut("ownerReferences"));
+    let Some(Value::Array(owners)) = owners else { return Vec::new() };
+    let mut seen: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut repeated = Vec::new();
+    for owner in owners.drain(..) {
+        if seen.contains(&owner) {
+            repeated.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+        } else {
+            seen.push(owner);
+        }
+    }
+    *owners = seen;
+    repeated
+}
+
 /// Whether anything but `metadata`, `status` and the type differs.
 pub fn spec_differs(old: &Value, new: &Value) -> bool {
     let own = |name: &str| !matches!(name, "metadata" | "status" | "apiVersion" | "kind");
@@ -64,10 +81,19 @@ pub fn spec_differs(old: &Value, new: &Value) -> bool {
     count(old) != count(new) || old.iter().any(|(name, value)| own(name) && new.get(name) != Some(value))
 }
 
+/// Takes out of a new object what only the system sets.
+pub fn wipe(object: &mut Value) {
+    let metadata = metadata_mut(object);
+    for name in ["uid", "creationTimestamp", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        metadata.remove(name);
+    }
+}
+
 /// Fresh system metadata of a new object; the name must be final.
 pub fn fill_new(object: &mut Value, uid: &str, now: jiff::Timestamp) {
+    wipe(object);
     let metadata = metadata_mut(object);
-    for name in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+    for name in ["resourceVersion", "generation"] {
         metadata.remove(name);
     }
     metadata.insert("uid".to_owned(), json!(uid));
@@ -79,6 +105,12 @@ pub fn carry_over(old: &Value, new: &mut Value) {
     let metadata = metadata_mut(new);
     metadata.remove("selfLink");
     metadata.remove("resourceVersion");
+    if let Some(created) = old["metadata"].get("creationTimestamp") {
+        metadata.insert("creationTimestamp".to_owned(), created.clone());
+    }
+    if let Some(deleted) = old["metadata"].get("deletionTimestamp") {
+        metadata.insert("deletionTimestamp".to_owned(), deleted.clone());
+    }
     for name in CARRIED {
         let given = metadata.get(name).is_some_and(|value| !value.is_null() && value.as_str() != Some(""));
         if !given {

@@ -196,15 +196,12 @@ fn options_kind(operation: AdmissionOperation) -> &'static str {
 impl Write<'_> {
     async fn create(&mut self) -> Result<Change, Status> {
         let Edited { mut object, applied } = (self.edit)(None)?;
-        let given = meta::text(&object, "resourceVersion");
-        if !given.is_empty() && given != "0" {
-            if self.creating {
-                return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
-            }
-            return Err(self.gone());
+        // An update or apply that creates may name a version: upstream looks at it where there is an object only.
+        if self.creating && !matches!(meta::text(&object, "resourceVersion"), "" | "0") {
+            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        if !self.creating && !meta::text(&object, "uid").is_empty() {
-            return Err(self.gone());
+        if !self.creating {
+            self.check_uid(&object, "")?;
         }
         self.check_identity(&mut object)?;
         let mut object = self.to_storage(object);
@@ -276,11 +273,6 @@ impl Write<'_> {
             .map_or_else(String::new, |resource| keys::object_key(resource, self.request.namespace, self.request.name))
     }
 
-    fn gone(&self) -> Status {
-        let row = self.request.row;
-        Status::not_found(&row.group, &row.plural, self.request.name)
-    }
-
     fn to_storage(&self, object: Value) -> Value {
         conversion::to_row(object, &self.storage_row)
     }
@@ -327,13 +319,13 @@ impl Write<'_> {
 
     fn check_preconditions(&self, object: &Value, old: &Object) -> Result<(), Status> {
         let row = self.request.row;
-        let conflict = |why: &str| Err(Status::conflict(&row.group, &row.plural, self.request.name, why));
         match meta::text(object, "resourceVersion") {
             "" | "0" if row.unconditional_update => {}
             "" | "0" => {
                 return Err(Status::invalid(
                     &row.group,
-                    &row.kind,
+                    // Upstream names the resource here, not the kind.
+                    &row.plural,
                     self.request.name,
                     vec![skiff_api::Cause {
                         reason: "FieldValueInvalid".to_owned(),
@@ -343,18 +335,24 @@ impl Write<'_> {
                 ));
             }
             version if version == old.meta.resource_version => {}
-            _ => return conflict(MODIFIED),
+            _ => return Err(Status::conflict(&row.group, &row.plural, self.request.name, MODIFIED)),
         }
+        self.check_uid(object, old.meta.uid.as_str())
+    }
+
+    /// A uid in the body must be that of the object.
+    fn check_uid(&self, object: &Value, present: &str) -> Result<(), Status> {
         let uid = meta::text(object, "uid");
-        if !uid.is_empty() && uid != old.meta.uid.as_str() {
-            return conflict(&format!(
-                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: \
-                 Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                self.storage_key(),
-                old.meta.uid
-            ));
+        if uid.is_empty() || uid == present {
+            return Ok(());
         }
-        Ok(())
+        let row = self.request.row;
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {uid}, UID in object meta: {present}",
+            self.storage_key()
+        );
+        Err(Status::conflict(&row.group, &row.plural, self.request.name, why))
     }
 
     /// Records who owns what the client wrote. What admission adds afterwards
@@ -439,6 +437,9 @@ impl Write<'_> {
         let mut request = self.admission_request(operation, old, &options, &gvr, &gvk);
         request.object = Some(object);
         admission::mutate(&self.store.admission, &mut request, self.request.warnings).await?;
+        if let Some(object) = &mut request.object {
+            self.request.warnings.repeated_owners(&meta::dedup_owners(object), true);
+        }
         if request.object.as_ref().map(fingerprint) != Some(before) {
             request.settle();
         }

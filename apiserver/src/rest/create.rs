@@ -38,7 +38,9 @@ pub(super) async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     }
     call.style(call.offer())?;
     let mut value = call.decode(&body, &options)?;
+    meta::wipe(&mut value);
     fill_namespace(call, &mut value)?;
+    call.warnings.repeated_owners(&meta::dedup_owners(&mut value), false);
     let written = call.store.create(&call.write_request(&options, ""), value).await?;
     answer(call, written.object(), 201).await
 }

@@ -23,6 +23,7 @@ use skiff_api::{GroupVersionKind, Resource, Status, Verb, resource::Subresource,
 
 use crate::{
     authn::UserInfo,
+    authz::{self, Authorizer},
     body::{self, Body},
     negotiation::{Negotiated, Offer, View, negotiate},
     options::{Query, WriteOptions},
@@ -42,6 +43,8 @@ pub(crate) struct Call<'a> {
     pub store: &'a Arc<Store>,
     pub info: &'a RequestInfo,
     pub user: &'a UserInfo,
+    /// Asked once more when an update or an apply turns out to create.
+    pub authorizer: &'a dyn Authorizer,
     pub row: Arc<Resource>,
     pub subresource: Option<Subresource>,
     pub query: Query,
@@ -92,6 +95,13 @@ impl Call<'_> {
 
     pub fn not_found(&self) -> Status {
         Status::not_found(&self.row.group, &self.row.plural, &self.info.name)
+    }
+
+    /// Whether the user may create the object of an update or apply that found none; 403.
+    fn may_create(&self) -> Result<(), Status> {
+        let attributes = self.info.attributes(self.user, "create");
+        let decision = self.authorizer.authorize(&attributes);
+        if decision.is_allowed() { Ok(()) } else { Err(authz::forbidden(&attributes, &decision)) }
     }
 
     fn verbs(&self) -> skiff_api::resource::Verbs {

@@ -271,6 +271,7 @@ fn apply(call: &Call<'_>, options: &WriteOptions, old: Option<&Value>, config: &
                 format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
             return Err(Status::conflict(&call.row.group, &call.row.plural, &call.info.name, why));
         }
+        call.may_create()?;
     }
     let (gvk, root) = call.body_kind();
     let view = call.view();

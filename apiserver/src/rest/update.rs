@@ -14,7 +14,8 @@ use crate::{
 pub(super) async fn update(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
     call.style(call.offer())?;
     let options = call.write_options()?;
-    let value = call.decode(&body, &options)?;
+    let mut value = call.decode(&body, &options)?;
+    call.warnings.repeated_owners(&meta::dedup_owners(&mut value), false);
     let name = meta::text(&value, "name");
     if !name.is_empty() && name != call.info.name {
         return Err(Status::bad_request(format!(
@@ -27,7 +28,12 @@ pub(super) async fn update(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     let edit = |old: Option<&Value>| match (&view, old) {
         (Some(view), Some(old)) => edit_view(&**view, &value, old).map(|object| Edited { object, applied: false }),
         (Some(_), None) => Err(call.not_found()),
-        (None, _) => Ok(Edited { object: value.clone(), applied: false }),
+        (None, old) => {
+            if old.is_none() {
+                call.may_create()?;
+            }
+            Ok(Edited { object: value.clone(), applied: false })
+        }
     };
     let written = call.store.update(&request, &edit).await?;
     let created = matches!(written, Written::Stored { created: true, .. });

@@ -15,5 +15,6 @@ mod options;
 mod patch_errors;
 mod patches;
 mod staleness;
+mod system_metadata;
 mod watches;
 mod writes;
