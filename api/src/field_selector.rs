@@ -79,6 +79,12 @@ impl FieldSelector {
     }
 }
 
+impl From<Vec<FieldRequirement>> for FieldSelector {
+    fn from(requirements: Vec<FieldRequirement>) -> FieldSelector {
+        FieldSelector(requirements)
+    }
+}
+
 impl FromStr for FieldSelector {
     type Err = FieldSelectorError;
 

@@ -25,8 +25,12 @@ pub fn of(resource: &GroupResource) -> &'static [Index] {
     }
 }
 
-/// Reads nothing of the pod but the one field.
 fn node_name(pod: &Object) -> Vec<String> {
+    Some(node_of(pod)).into_iter().filter(|node| !node.is_empty()).collect()
+}
+
+/// The node of a pod, empty without one; reads nothing of the pod but the one field.
+pub fn node_of(pod: &Object) -> String {
     #[derive(Deserialize)]
     struct Pod {
         spec: Spec,
@@ -36,8 +40,7 @@ fn node_name(pod: &Object) -> Vec<String> {
     struct Spec {
         node_name: Option<String>,
     }
-    let node = serde_json::from_slice::<Pod>(pod.json()).ok().and_then(|pod| pod.spec.node_name);
-    node.into_iter().filter(|node| !node.is_empty()).collect()
+    serde_json::from_slice::<Pod>(pod.json()).ok().and_then(|pod| pod.spec.node_name).unwrap_or_default()
 }
 
 #[cfg(test)]

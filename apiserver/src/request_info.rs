@@ -112,7 +112,7 @@ impl RequestInfo {
             subresource: self.subresource.clone(),
             name: self.name.clone(),
             path: self.path.clone(),
-            field_selector: self.field_selector.clone(),
+            field_selector: self.field_selector.parse().unwrap_or_default(),
         }
     }
 

@@ -6,6 +6,8 @@
 pub mod node;
 pub mod rbac;
 
+use skiff_api::{FieldSelector, field_selector::FieldRequirement};
+
 use crate::authn::UserInfo;
 
 /// What is asked.
@@ -24,21 +26,22 @@ pub struct Attributes {
     pub name: String,
     /// URL path; used when `resource` is empty.
     pub path: String,
-    /// Selects among the objects of a list, watch or collection; as sent.
-    pub field_selector: String,
+    /// Selects among the objects of a list, watch or collection; empty for one
+    /// that does not parse, which asks for everything. Label selectors are not
+    /// here: no authorizer decides by them.
+    pub field_selector: FieldSelector,
 }
 
 impl Attributes {
+    /// A review may name no resource, which is a request to a resource all the same.
     pub fn is_resource_request(&self) -> bool {
-        !self.resource.is_empty()
+        !self.resource.is_empty() || self.path.is_empty()
     }
 
     /// Whether only objects whose `field` is `value` are asked for.
     pub fn selects(&self, field: &str, value: &str) -> bool {
-        self.field_selector.split(',').any(|term| {
-            let rest = term.trim().strip_prefix(field).and_then(|rest| rest.strip_prefix('='));
-            rest.is_some_and(|rest| rest.strip_prefix('=').unwrap_or(rest) == value)
-        })
+        let wanted = |term: &FieldRequirement| term.equal && term.path == field && term.value == value;
+        self.field_selector.requirements().iter().any(wanted)
     }
 }
 
@@ -79,6 +82,11 @@ pub trait Authorizer: Send + Sync + 'static {
     /// Every rule that applies to `user` in `namespace`: the data of
     /// SelfSubjectRulesReview and of the escalation check.
     fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<PolicyRule>;
+
+    /// Why `rules_for` does not tell all that the user may do, if it does not.
+    fn rules_missing(&self, _user: &UserInfo) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Several authorizers, asked in order.
@@ -99,6 +107,10 @@ impl Authorizer for Union {
 
     fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<PolicyRule> {
         self.0.iter().flat_map(|authorizer| authorizer.rules_for(user, namespace)).collect()
+    }
+
+    fn rules_missing(&self, user: &UserInfo) -> Option<&'static str> {
+        self.0.iter().find_map(|authorizer| authorizer.rules_missing(user))
     }
 }
 

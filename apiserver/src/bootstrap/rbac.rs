@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 use skiff_api::GroupVersionResource;
 
+use crate::authz::PolicyRule;
+
 use super::{
     Wanted,
     reconcile::{self, AUTO_UPDATE, Merge},
@@ -35,6 +37,12 @@ pub(super) fn objects() -> Vec<Wanted> {
         ));
     }
     wanted
+}
+
+/// What every node may do whatever the object: the Node authorizer's rules.
+pub(crate) fn rules_of_nodes() -> Vec<PolicyRule> {
+    let role = CLUSTER_ROLES.iter().filter(|role| role.name == "system:node");
+    role.flat_map(|role| role.rules).filter_map(|one| serde_json::from_value(rule(one)).ok()).collect()
 }
 
 fn of(resource: &'static str, object: Value, merge: Merge) -> Wanted {

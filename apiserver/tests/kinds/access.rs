@@ -120,3 +120,41 @@ async fn nobody_grants_what_they_do_not_have() {
         more.body["message"].as_str().unwrap().contains("is attempting to grant RBAC permissions not currently held")
     );
 }
+
+#[tokio::test]
+async fn selectors_are_part_of_what_is_authorized() {
+    let harness = bootstrapped().await;
+    let node = || UserInfo::new("system:node:a", &["system:nodes"]);
+    for (query, code) in
+        [("", 403), ("?fieldSelector=spec.nodeName%3Db", 403), ("?fieldSelector=spec.nodeName%3Da", 200)]
+    {
+        let answer = harness.ask_as(node(), "GET", &format!("/api/v1/pods{query}"), &[], Bytes::new()).await;
+        assert_eq!(answer.code, code, "{query} {}", answer.body);
+    }
+    let reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let ask = |selector: Value| {
+        json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
+            "user": "system:node:a", "groups": ["system:nodes"],
+            "resourceAttributes": {"verb": "list", "resource": "pods", "version": "v1", "fieldSelector": selector}}})
+    };
+    let own = json!({"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["a"]}]});
+    let answer = harness.post(reviews, ask(own)).await;
+    assert_eq!((answer.code, &answer.body["status"]), (201, &json!({"allowed": true})));
+    let answer = harness.post(reviews, ask(json!({"rawSelector": "spec.nodeName"}))).await;
+    assert_eq!(
+        answer.body["status"],
+        json!({"allowed": false, "reason": "can only list/watch pods with spec.nodeName field selector",
+            "evaluationError": "spec.resourceAttributes.fieldSelector ignored due to parse error"})
+    );
+    let answer = harness.post(reviews, ask(json!({}))).await;
+    assert_eq!(answer.code, 422, "{}", answer.body);
+    assert_eq!(
+        answer.body["details"]["causes"][0]["field"], "spec.resourceAttributes.fieldSelector.requirements",
+        "{}",
+        answer.body
+    );
+    let rules =
+        json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": "n"}});
+    let rules = post_as(&harness, node(), "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", rules).await;
+    assert_eq!(rules.body["status"]["incomplete"], true, "{}", rules.body);
+}

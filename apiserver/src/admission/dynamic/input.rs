@@ -97,7 +97,7 @@ impl Authorize for Asked {
             subresource: text(&ask.subresource),
             name: text(&ask.name),
             path: text(&ask.path),
-            ..Attributes::default()
+            field_selector: ask.field_selector.parse().unwrap_or_default(),
         });
         match decision {
             Decision::Allow(reason) => Decided { allowed: true, reason, error: None },

@@ -1,5 +1,7 @@
 //! Group `authorization.k8s.io`: may somebody do something.
 
+mod selectors;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +11,7 @@ use skiff_api::Status;
 use super::{
     endpoint::{Endpoint, EndpointRequest, EndpointResponse},
     validation::{Errors, Path},
-    value::{field, list, namespace, set, text},
+    value::{field, list, set, text},
 };
 use crate::{
     authn::UserInfo,
@@ -42,8 +44,9 @@ impl Endpoint for AccessReviewEndpoint {
             Review::SelfSubject => request.context.user.clone(),
             Review::Subject | Review::Local => subject(&body["spec"]),
         };
-        let decision = self.authorizer.authorize(&attributes(user, &body["spec"]));
-        set(&mut body, "status", status(decision));
+        let mut ignored = Vec::new();
+        let decision = self.authorizer.authorize(&attributes(user, &body["spec"], &mut ignored));
+        set(&mut body, "status", status(decision, &ignored));
         Ok(EndpointResponse { code: 201, body, warnings: Vec::new() })
     }
 }
@@ -53,40 +56,26 @@ fn validate(body: &Value, review: Review, own_namespace: &str) -> Result<(), Sta
     let path = Path::new("spec");
     let spec = &body["spec"];
     let both = (field(spec, "resourceAttributes"), field(spec, "nonResourceAttributes"));
-    match both {
-        (Some(_), Some(_)) => {
-            errors.invalid(
-                &path.child("nonResourceAttributes"),
-                &spec["nonResourceAttributes"],
-                "cannot be specified in combination with resourceAttributes",
-            );
-        }
-        (None, None) => {
-            errors.invalid(
-                &path.child("resourceAttributes"),
-                &spec["resourceAttributes"],
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            );
-        }
-        _ => {}
+    if both.0.is_some() == both.1.is_some() {
+        errors.invalid(
+            &path,
+            &spec["nonResourceAttributes"],
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        );
     }
     if review != Review::SelfSubject && text(spec, "user").is_empty() && list(spec, "groups").is_empty() {
         errors.invalid(&path.child("user"), "", "at least one of user or group must be specified");
     }
-    let kind = match review {
-        Review::Subject => "SubjectAccessReview",
-        Review::SelfSubject => "SelfSubjectAccessReview",
-        Review::Local => "LocalSubjectAccessReview",
-    };
+    if let Some(resource) = both.0 {
+        selectors::validate(&mut errors, &path.child("resourceAttributes"), resource);
+    }
+    metadata(&mut errors, &body["metadata"], review);
     if review == Review::Local {
-        if text(&spec["resourceAttributes"], "namespace") != own_namespace {
-            let given = text(&spec["resourceAttributes"], "namespace");
-            let own = if namespace(body).is_empty() { own_namespace } else { namespace(body) };
-            errors.invalid(
-                &path.child("resourceAttributes").child("namespace"),
-                given,
-                format!("must match metadata.namespace: {own}"),
-            );
+        if let Some(resource) = both.0
+            && text(resource, "namespace") != own_namespace
+        {
+            let field = path.child("resourceAttributes");
+            errors.invalid(&field.child("namespace"), text(resource, "namespace"), "must match metadata.namespace");
         }
         if both.1.is_some() {
             errors.invalid(
@@ -97,9 +86,30 @@ fn validate(body: &Value, review: Review, own_namespace: &str) -> Result<(), Sta
         }
     }
     if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(Status::invalid("authorization.k8s.io", kind, "", errors.into_causes()))
+        return Ok(());
+    }
+    let kind = match review {
+        Review::Subject => "SubjectAccessReview",
+        Review::SelfSubject => "SelfSubjectAccessReview",
+        Review::Local => "LocalSubjectAccessReview",
+    };
+    Err(Status::invalid("authorization.k8s.io", kind, "", errors.into_causes()))
+}
+
+/// A review is no object: nothing of it is kept, so it has no name.
+fn metadata(errors: &mut Errors, metadata: &Value, review: Review) {
+    let local = review == Review::Local;
+    let ignored = |name: &str| name == "managedFields" || (local && name == "namespace");
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    };
+    if metadata.as_object().into_iter().flatten().any(|(name, value)| !ignored(name) && !is_empty(value)) {
+        let detail = if local { "must be empty except for namespace" } else { "must be empty" };
+        errors.invalid(&Path::new("metadata"), metadata, detail);
     }
 }
 
@@ -115,22 +125,9 @@ fn subject(spec: &Value) -> UserInfo {
     }
 }
 
-/// The selector of a review in the form that requests have; requirements other than for one value narrow nothing.
-fn field_selector(selector: &Value) -> String {
-    let raw = text(selector, "rawSelector");
-    if !raw.is_empty() {
-        return raw.to_owned();
-    }
-    let terms = list(selector, "requirements").iter().filter_map(|requirement| match list(requirement, "values") {
-        [Value::String(value)] if text(requirement, "operator") == "In" => {
-            Some(format!("{}={value}", text(requirement, "key")))
-        }
-        _ => None,
-    });
-    terms.collect::<Vec<_>>().join(",")
-}
-
-fn attributes(user: UserInfo, spec: &Value) -> Attributes {
+/// The question of a review. What of its selectors cannot be understood is
+/// left out, which asks for more, and told in `ignored`.
+fn attributes(user: UserInfo, spec: &Value, ignored: &mut Vec<String>) -> Attributes {
     let owned = |value: &Value, name: &str| text(value, name).to_owned();
     match field(spec, "resourceAttributes") {
         Some(resource) => Attributes {
@@ -143,7 +140,7 @@ fn attributes(user: UserInfo, spec: &Value) -> Attributes {
             subresource: owned(resource, "subresource"),
             name: owned(resource, "name"),
             path: String::new(),
-            field_selector: field_selector(&resource["fieldSelector"]),
+            field_selector: selectors::read(resource, ignored),
         },
         None => {
             let path = &spec["nonResourceAttributes"];
@@ -152,7 +149,7 @@ fn attributes(user: UserInfo, spec: &Value) -> Attributes {
     }
 }
 
-fn status(decision: Decision) -> Value {
+fn status(decision: Decision, ignored: &[String]) -> Value {
     let mut status = json!({"allowed": decision.is_allowed()});
     let (denied, reason) = match decision {
         Decision::Allow(reason) => (false, reason),
@@ -164,6 +161,9 @@ fn status(decision: Decision) -> Value {
     }
     if !reason.is_empty() {
         status["reason"] = reason.into();
+    }
+    if !ignored.is_empty() {
+        status["evaluationError"] = ignored.join("; ").into();
     }
     status
 }
@@ -181,8 +181,13 @@ impl Endpoint for RulesReviewEndpoint {
         if wanted.is_empty() {
             return Err(Status::bad_request("no namespace on request"));
         }
-        let rules = self.authorizer.rules_for(request.context.user, &wanted);
-        set(&mut body, "status", rules_status(&rules));
+        let user = request.context.user;
+        let mut status = rules_status(&self.authorizer.rules_for(user, &wanted));
+        if let Some(missing) = self.authorizer.rules_missing(user) {
+            status["incomplete"] = true.into();
+            status["evaluationError"] = missing.into();
+        }
+        set(&mut body, "status", status);
         Ok(EndpointResponse { code: 201, body, warnings: Vec::new() })
     }
 }
@@ -221,7 +226,23 @@ mod tests {
     }
 
     #[test]
+    fn a_review_has_no_metadata_and_a_local_one_names_its_namespace_twice() {
+        let refusal = |body: &Value, review| validate(body, review, "a").unwrap_err().message;
+        let named = json!({"metadata": {"name": "x", "creationTimestamp": null}, "spec": {"resourceAttributes": {}}});
+        assert!(refusal(&named, Review::SelfSubject).ends_with(": must be empty"));
+        let managed = json!({"metadata": {"managedFields": [{}], "namespace": "a", "creationTimestamp": null},
+            "spec": {"user": "u", "resourceAttributes": {"namespace": "a"}}});
+        assert!(validate(&managed, Review::Local, "a").is_ok() && validate(&managed, Review::Subject, "").is_err());
+        let elsewhere = json!({"spec": {"user": "u", "resourceAttributes": {"namespace": "b"}}});
+        assert!(
+            refusal(&elsewhere, Review::Local)
+                .ends_with("spec.resourceAttributes.namespace: Invalid value: \"b\": must match metadata.namespace")
+        );
+    }
+
+    #[test]
     fn denials_and_opinions_differ() {
+        let status = |decision| status(decision, &[]);
         assert_eq!(status(Decision::Allow("r".into())), json!({"allowed": true, "reason": "r"}));
         assert_eq!(status(Decision::Deny("r".into())), json!({"allowed": false, "denied": true, "reason": "r"}));
         assert_eq!(status(Decision::NoOpinion(String::new())), json!({"allowed": false}));

@@ -22,23 +22,35 @@ pub fn label_selector(errors: &mut Errors, path: &Path<'_>, selector: &Value) {
 }
 
 fn requirement(errors: &mut Errors, path: &Path<'_>, expression: &Value) {
+    if !values_fit_operator(errors, path, expression) {
+        errors.invalid(&path.child("operator"), text(expression, "operator"), "not a valid selector operator");
+    }
+    key_and_values(errors, path, expression);
+}
+
+/// Checks that values are given exactly where the operator takes some; false for an operator that is not known.
+pub fn values_fit_operator(errors: &mut Errors, path: &Path<'_>, expression: &Value) -> bool {
     let values = list(expression, "values");
     match text(expression, "operator") {
         "In" | "NotIn" if values.is_empty() => {
             errors.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
         }
-        "In" | "NotIn" => {}
         "Exists" | "DoesNotExist" if !values.is_empty() => {
             errors
                 .forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
         }
-        "Exists" | "DoesNotExist" => {}
-        other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        _ => return false,
     }
+    true
+}
+
+/// Checks the forms of the label and of its values.
+pub fn key_and_values(errors: &mut Errors, path: &Path<'_>, expression: &Value) {
     let key = text(expression, "key");
     errors.invalid_all(&path.child("key"), key, formats::qualified_name(key));
     let values_path = path.child("values");
-    for (i, label) in values.iter().filter_map(Value::as_str).enumerate() {
+    for (i, label) in list(expression, "values").iter().filter_map(Value::as_str).enumerate() {
         errors.invalid_all(&values_path.index(i), label, formats::label_value(label));
     }
 }
