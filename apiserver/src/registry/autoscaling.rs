@@ -5,10 +5,16 @@ use skiff_api::Cause;
 
 use super::{
     strategy::{Operation, RequestContext, Strategy},
-    validation::{Errors, Path, numbers::positive},
+    validation::{
+        Errors, Path,
+        numbers::{positive, quantity},
+    },
     value::{child, default, existing, field, int, items, list, set, text},
 };
 
+/// Longest time that a direction looks back, and longest period of a policy.
+const STABILIZATION_SECONDS_MAX: i64 = 3600;
+const PERIOD_SECONDS_MAX: i64 = 1800;
 /// Average processor use that is aimed at when nothing is said.
 const CPU_PERCENT: i64 = 80;
 
@@ -107,6 +113,47 @@ fn validate(errors: &mut Errors, spec: &Value) {
         errors.one_of(&target_path.child("type"), text(target, "type"), &["AverageValue", "Utilization", "Value"]);
         positive(errors, &target_path.child("averageUtilization"), &target["averageUtilization"]);
     }
+    let behavior = path.child("behavior");
+    for direction in ["scaleUp", "scaleDown"] {
+        scaling_rules(errors, &behavior.child(direction), &spec["behavior"][direction]);
+    }
+}
+
+fn scaling_rules(errors: &mut Errors, path: &Path<'_>, rules: &Value) {
+    if rules.is_null() {
+        return;
+    }
+    let window = path.child("stabilizationWindowSeconds");
+    match int(rules, "stabilizationWindowSeconds") {
+        Some(seconds) if seconds < 0 => errors.invalid(&window, seconds, "must be greater than or equal to zero"),
+        Some(seconds) if seconds > STABILIZATION_SECONDS_MAX => {
+            let most = format!("must be less than or equal to {STABILIZATION_SECONDS_MAX}");
+            errors.invalid(&window, seconds, most);
+        }
+        _ => {}
+    }
+    errors.one_of(&path.child("selectPolicy"), text(rules, "selectPolicy"), &["Disabled", "Max", "Min"]);
+    if let Some(tolerance) = field(rules, "tolerance")
+        && let Some(quantity) = quantity(errors, &path.child("tolerance"), tolerance)
+        && quantity.is_negative()
+    {
+        errors.invalid(&path.child("tolerance"), tolerance, "must be greater than or equal to 0");
+    }
+    for (i, policy) in list(rules, "policies").iter().enumerate() {
+        let path = path.child("policies");
+        let path = path.index(i);
+        errors.one_of(&path.child("type"), text(policy, "type"), &["Percent", "Pods"]);
+        let (value, period) = (int(policy, "value").unwrap_or(0), int(policy, "periodSeconds").unwrap_or(0));
+        if value <= 0 {
+            errors.invalid(&path.child("value"), value, "must be greater than zero");
+        }
+        if period <= 0 {
+            errors.invalid(&path.child("periodSeconds"), period, "must be greater than zero");
+        } else if period > PERIOD_SECONDS_MAX {
+            let most = format!("must be less than or equal to {PERIOD_SECONDS_MAX}");
+            errors.invalid(&path.child("periodSeconds"), period, most);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -123,5 +170,36 @@ mod tests {
         let mut errors = Errors::new();
         validate(&mut errors, &object["spec"]);
         assert_eq!(lines(errors.into_causes()), ["spec.maxReplicas: Invalid value: 0: must be greater than 0"]);
+    }
+
+    #[test]
+    fn behavior_stays_within_its_bounds() {
+        let policy =
+            |kind: &str, value: i64, period: i64| json!({"type": kind, "value": value, "periodSeconds": period});
+        let spec = |up: Value| json!({"maxReplicas": 2, "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "behavior": {"scaleUp": up}});
+        let check = |up: Value| {
+            let mut errors = Errors::new();
+            validate(&mut errors, &spec(up));
+            lines(errors.into_causes())
+        };
+        let sound = json!({"tolerance": "50m", "selectPolicy": "Max", "stabilizationWindowSeconds": 3600,
+            "policies": [policy("Pods", 1, 1800)]});
+        assert_eq!(check(sound), [""; 0]);
+        let wrong = json!({"tolerance": "-1", "selectPolicy": "Most", "stabilizationWindowSeconds": 3601,
+            "policies": [policy("Nodes", 0, 1801)]});
+        let at = "spec.behavior.scaleUp";
+        assert_eq!(
+            check(wrong),
+            [
+                format!("{at}.stabilizationWindowSeconds: Invalid value: 3601: must be less than or equal to 3600"),
+                format!(
+                    "{at}.selectPolicy: Unsupported value: \"Most\": supported values: \"Disabled\", \"Max\", \"Min\""
+                ),
+                format!("{at}.tolerance: Invalid value: \"-1\": must be greater than or equal to 0"),
+                format!("{at}.policies[0].type: Unsupported value: \"Nodes\": supported values: \"Percent\", \"Pods\""),
+                format!("{at}.policies[0].value: Invalid value: 0: must be greater than zero"),
+                format!("{at}.policies[0].periodSeconds: Invalid value: 1801: must be less than or equal to 1800"),
+            ]
+        );
     }
 }

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::core::v1::Pod, kube_aggregator::pkg::apis::apiregistration::v1::APIService};
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use skiff_api::{GroupVersionKind, Quantity, Selector};
 use skiff_client::Snapshot;
 
-use super::replicas::{self, TOLERANCE, ceil};
-use crate::{garbage_collector::resource_of, pod, scale::Scale};
+use super::replicas::{self, Workload, ceil};
+use crate::{garbage_collector::resource_of, pod};
 
 const CUSTOM: &str = "custom.metrics.k8s.io";
 const EXTERNAL: &str = "external.metrics.k8s.io";
@@ -109,7 +109,7 @@ fn query(pairs: &[(&str, &str)]) -> String {
 }
 
 /// What an adapter's answer asks for.
-pub fn propose(metric: &Value, answer: &Value, scale: &Scale, pods: &[&Pod]) -> Result<Answered, String> {
+pub fn propose(metric: &Value, answer: &Value, workload: Workload<'_>) -> Result<Answered, String> {
     let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
     let values = items.iter().map(|item| Some((item, quantity(&item["value"])?)));
     let Some(values) = values.collect::<Option<Vec<(&Value, i64)>>>() else {
@@ -128,7 +128,7 @@ pub fn propose(metric: &Value, answer: &Value, scale: &Scale, pods: &[&Pod]) -> 
             .iter()
             .map(|(item, value)| (item["describedObject"]["name"].as_str().unwrap_or_default().to_owned(), *value));
         let of_pods: BTreeMap<String, i64> = of_pods.collect();
-        let proposal = replicas::propose_plain(goal, scale.replicas, pods, &of_pods)?;
+        let proposal = replicas::propose_plain(goal, workload, &of_pods)?;
         let current = json!({"averageValue": text(proposal.average)});
         let name = format!("pods metric {}", name(metric));
         return Ok(Answered { replicas: proposal.replicas, name, current: status(metric, current) });
@@ -144,7 +144,7 @@ pub fn propose(metric: &Value, answer: &Value, scale: &Scale, pods: &[&Pod]) -> 
             }
             _ => shown,
         };
-        let replicas = by_ratio(used as f64 / goal.max(1) as f64, scale.replicas, pods);
+        let replicas = by_ratio(used as f64 / goal.max(1) as f64, workload);
         return Ok(Answered { replicas, name, current: status(metric, json!({"value": text(used)})) });
     }
     let Some(goal) = average_goal else {
@@ -153,26 +153,22 @@ pub fn propose(metric: &Value, answer: &Value, scale: &Scale, pods: &[&Pod]) -> 
             "invalid {kind} metric source: neither a value target nor an average value target was set"
         ));
     };
-    let running = scale.running;
-    let is_within = running > 0 && within(used as f64 / (goal.max(1) as f64 * running as f64));
+    let running = workload.running;
+    let is_within = running > 0 && workload.tolerance.allows(used as f64 / (goal.max(1) as f64 * running as f64));
     let replicas = if is_within { running } else { ceil(used as f64 / goal.max(1) as f64) };
     let average = if running > 0 { ceil(used as f64 / running as f64) } else { 0 };
     Ok(Answered { replicas, name: shown, current: status(metric, json!({"averageValue": text(average)})) })
 }
 
-fn within(ratio: f64) -> bool {
-    (1.0 - ratio).abs() <= TOLERANCE
-}
-
 /// As many as the ready pods would have to be; from nothing, as many as the ratio says.
-fn by_ratio(ratio: f64, current: i64, pods: &[&Pod]) -> i64 {
-    if current == 0 {
+fn by_ratio(ratio: f64, workload: Workload<'_>) -> i64 {
+    if workload.replicas == 0 {
         return ceil(ratio);
     }
-    if within(ratio) {
-        return current;
+    if workload.tolerance.allows(ratio) {
+        return workload.replicas;
     }
-    let ready = pods.iter().filter(|have| pod::phase(have) == "Running" && pod::is_ready(have)).count();
+    let ready = workload.pods.iter().filter(|have| pod::phase(have) == "Running" && pod::is_ready(have)).count();
     ceil(ratio * ready as f64)
 }
 
@@ -219,6 +215,8 @@ fn labels(selector: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+
     use super::*;
     use crate::simulation::Simulation;
 
@@ -231,16 +229,8 @@ mod tests {
         simulation
     }
 
-    fn scale(replicas: i64) -> Scale {
-        let deployments = skiff_api::GroupVersionResource::new("apps", "v1", "deployments");
-        Scale {
-            resource: deployments,
-            uid: skiff_api::Uid::default(),
-            replicas,
-            running: replicas,
-            selector: None,
-            controller: None,
-        }
+    fn workload<'a>(replicas: i64, pods: &'a [&'a Pod]) -> Workload<'a> {
+        Workload { replicas, running: replicas, pods, tolerance: replicas::Tolerance::of(&Value::Null) }
     }
 
     fn ready(number: usize) -> Pod {
@@ -299,12 +289,12 @@ mod tests {
         let metric = json!({"type": "Pods", "pods": {"metric": {"name": "rps"}, "target": {"type": "AverageValue", "averageValue": "10"}}});
         let pods = [ready(0), ready(1)];
         let pods: Vec<&Pod> = pods.iter().collect();
-        let answered = propose(&metric, &values(&[("p0", "30"), ("p1", "10")]), &scale(2), &pods).unwrap();
+        let answered = propose(&metric, &values(&[("p0", "30"), ("p1", "10")]), workload(2, &pods)).unwrap();
         assert_eq!((answered.replicas, answered.name.as_str()), (4, "pods metric rps"));
         assert_eq!(answered.current["pods"]["current"], json!({"averageValue": "20"}));
-        let close = propose(&metric, &values(&[("p0", "10500m"), ("p1", "10")]), &scale(2), &pods).unwrap();
+        let close = propose(&metric, &values(&[("p0", "10500m"), ("p1", "10")]), workload(2, &pods)).unwrap();
         assert_eq!(close.replicas, 2);
-        assert!(propose(&metric, &values(&[]), &scale(2), &pods).is_err());
+        assert!(propose(&metric, &values(&[]), workload(2, &pods)).is_err());
     }
 
     #[test]
@@ -313,16 +303,16 @@ mod tests {
         let pods: Vec<&Pod> = pods.iter().collect();
         let value = |value: &str| values(&[("main", value)]);
         let whole = object(json!({"type": "Value", "value": "100"}));
-        let answered = propose(&whole, &value("250"), &scale(2), &pods).unwrap();
+        let answered = propose(&whole, &value("250"), workload(2, &pods)).unwrap();
         assert_eq!((answered.replicas, answered.name.as_str()), (5, "Ingress metric hits"));
         assert_eq!(answered.current["object"]["current"], json!({"value": "250"}));
         assert_eq!(answered.current["object"]["describedObject"]["name"], "main");
-        assert_eq!(propose(&whole, &value("105"), &scale(2), &pods).unwrap().replicas, 2);
-        assert_eq!(propose(&whole, &value("250"), &scale(0), &[]).unwrap().replicas, 3);
+        assert_eq!(propose(&whole, &value("105"), workload(2, &pods)).unwrap().replicas, 2);
+        assert_eq!(propose(&whole, &value("250"), workload(0, &[])).unwrap().replicas, 3);
 
         let each = external(json!({"type": "AverageValue", "averageValue": "10"}));
         let series = values(&[("a", "20"), ("b", "25")]);
-        let answered = propose(&each, &series, &scale(2), &pods).unwrap();
+        let answered = propose(&each, &series, workload(2, &pods)).unwrap();
         assert_eq!(answered.replicas, 5, "45 for 10 each");
         assert_eq!(answered.current["external"]["current"], json!({"averageValue": "22500m"}));
         assert_eq!(
@@ -330,6 +320,6 @@ mod tests {
             "external metric queue(&LabelSelector{MatchLabels:map[string]string{q: one,},MatchExpressions:[]LabelSelectorRequirement{},})"
         );
         let total = external(json!({"type": "Value", "value": "45"}));
-        assert_eq!(propose(&total, &series, &scale(2), &pods).unwrap().replicas, 2);
+        assert_eq!(propose(&total, &series, workload(2, &pods)).unwrap().replicas, 2);
     }
 }

@@ -37,7 +37,7 @@ use crate::{
     seen, write,
 };
 use behavior::{Bounded, History};
-use replicas::{Proposal, Resource, Target};
+use replicas::{Proposal, Resource, Target, Tolerance, Workload};
 
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(15);
@@ -327,6 +327,12 @@ impl HorizontalPodAutoscalerController {
                 Some((name, usage))
             })
             .collect();
+        let workload = Workload {
+            replicas: scaled.replicas,
+            running: scaled.running,
+            pods: &pods,
+            tolerance: Tolerance::of(&look.spec["behavior"]),
+        };
         let mut best: Option<(i64, String)> = None;
         // Reason and message of the first that failed.
         let mut failure: Option<(String, String)> = None;
@@ -337,10 +343,10 @@ impl HorizontalPodAutoscalerController {
                 Some(answer) => answer
                     .as_ref()
                     .map_err(String::clone)
-                    .and_then(|answer| adapters::propose(metric, answer, scaled, &pods))
+                    .and_then(|answer| adapters::propose(metric, answer, workload))
                     .map(|answered| (answered.replicas, answered.name, answered.current))
                     .map_err(|why| adapters::failure(metric, &why)),
-                None => propose(metric, scaled.replicas, &pods, &usage, look.now)
+                None => propose(metric, workload, &usage, look.now)
                     .map(|(proposal, name)| (proposal.replicas, name, current_metric(metric, &proposal))),
             };
             match proposed {
@@ -381,8 +387,7 @@ impl HorizontalPodAutoscalerController {
 /// What one metric asks for, and its name in messages; else reason and message.
 fn propose(
     metric: &Value,
-    current: i64,
-    pods: &[&Pod],
+    workload: Workload<'_>,
     usage: &BTreeMap<String, PodUsage>,
     now: Timestamp,
 ) -> Result<(Proposal, String), (String, String)> {
@@ -408,7 +413,7 @@ fn propose(
         fail("invalid resource metric source: neither a utilization target nor a value target was set".to_owned())
     })?;
     let resource = Resource { name, container, target };
-    let proposal = replicas::propose(&resource, current, pods, usage, now).map_err(fail)?;
+    let proposal = replicas::propose(&resource, workload, usage, now).map_err(fail)?;
     let scope = container.map_or(String::new(), |container| format!("container {container} "));
     let what = match target {
         Target::Utilization(_) => format!("{name} {scope}resource utilization (percentage of request)"),

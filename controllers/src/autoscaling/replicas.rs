@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
 use skiff_api::Quantity;
 
 use super::PodUsage;
 
-/// Deviation from the target that is left alone.
-pub const TOLERANCE: f64 = 0.1;
+/// Deviation from the target that is left alone where the autoscaler says nothing else.
+const TOLERANCE: f64 = 0.1;
 /// A starting pod's use of the processor says little for this long.
 const CPU_INITIALIZATION: SignedDuration = SignedDuration::from_secs(300);
 /// A pod that became unready this soon was never ready.
@@ -23,6 +24,38 @@ pub struct Resource<'a> {
     /// Of this container alone.
     pub container: Option<&'a str>,
     pub target: Target,
+}
+
+/// How far use may be from the target, in parts of it, before anything is changed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    up: f64,
+    down: f64,
+}
+
+impl Tolerance {
+    /// What `spec.behavior` says of each direction.
+    pub fn of(behavior: &Value) -> Tolerance {
+        let of = |direction: &str| {
+            let text = behavior[direction]["tolerance"].as_str()?;
+            Some(text.parse::<Quantity>().ok()?.as_f64())
+        };
+        Tolerance { up: of("scaleUp").unwrap_or(TOLERANCE), down: of("scaleDown").unwrap_or(TOLERANCE) }
+    }
+
+    pub fn allows(self, ratio: f64) -> bool {
+        1.0 - self.down <= ratio && ratio <= 1.0 + self.up
+    }
+}
+
+/// What is scaled.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload<'a> {
+    pub replicas: i64,
+    /// As many as exist, by its status.
+    pub running: i64,
+    pub pods: &'a [&'a Pod],
+    pub tolerance: Tolerance,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,12 +86,11 @@ struct Measured {
 /// The replicas wanted, given what runs; an error names why nothing can be said.
 pub fn propose(
     resource: &Resource<'_>,
-    current: i64,
-    pods: &[&Pod],
+    workload: Workload<'_>,
     usage: &BTreeMap<String, PodUsage>,
     now: Timestamp,
 ) -> Result<Proposal, String> {
-    let counted: Vec<&&Pod> = pods.iter().filter(|pod| !is_ignored(pod)).collect();
+    let counted: Vec<&&Pod> = workload.pods.iter().filter(|pod| !is_ignored(pod)).collect();
     if counted.is_empty() {
         return Err("no pods returned by selector while calculating replica count".to_owned());
     }
@@ -70,17 +102,12 @@ pub fn propose(
         let request = if let Target::Utilization(_) = resource.target { request_of(resource, pod)? } else { 0 };
         measured.push(Measured { usage: value, request, unready: is_unready(resource, pod, found, now) });
     }
-    decide(resource.target, current, &measured)
+    decide(resource.target, workload, &measured)
 }
 
 /// The same for a metric of pods that an adapter measured; `goal` and values in thousandths.
-pub fn propose_plain(
-    goal: i64,
-    current: i64,
-    pods: &[&Pod],
-    values: &BTreeMap<String, i64>,
-) -> Result<Proposal, String> {
-    let counted = pods.iter().filter(|pod| !is_ignored(pod)).map(|pod| Measured {
+pub fn propose_plain(goal: i64, workload: Workload<'_>, values: &BTreeMap<String, i64>) -> Result<Proposal, String> {
+    let counted = workload.pods.iter().filter(|pod| !is_ignored(pod)).map(|pod| Measured {
         usage: values.get(pod.metadata.name.as_deref().unwrap_or_default()).copied(),
         request: 0,
         unready: crate::pod::phase(pod) == "Pending",
@@ -89,10 +116,11 @@ pub fn propose_plain(
     if measured.is_empty() {
         return Err("no pods returned by selector while calculating replica count".to_owned());
     }
-    decide(Target::Average(goal), current, &measured)
+    decide(Target::Average(goal), workload, &measured)
 }
 
-fn decide(target: Target, current: i64, pods: &[Measured]) -> Result<Proposal, String> {
+fn decide(target: Target, workload: Workload<'_>, pods: &[Measured]) -> Result<Proposal, String> {
+    let Workload { replicas: current, tolerance, .. } = workload;
     let settled: Vec<(i64, i64)> =
         pods.iter().filter(|pod| !pod.unready).filter_map(|pod| Some((pod.usage?, pod.request))).collect();
     if settled.is_empty() {
@@ -105,8 +133,7 @@ fn decide(target: Target, current: i64, pods: &[Measured]) -> Result<Proposal, S
     let rising = ratio > 1.0;
     let known = !missing && (!unready || !rising);
     if known {
-        let within = (1.0 - ratio).abs() <= TOLERANCE;
-        return Ok(with(if within { current } else { ceil(ratio * settled.len() as f64) }));
+        return Ok(with(if tolerance.allows(ratio) { current } else { ceil(ratio * settled.len() as f64) }));
     }
     // Pods of which nothing is known count against any change: as idle when
     // scaling up, as fully used when scaling down.
@@ -118,7 +145,7 @@ fn decide(target: Target, current: i64, pods: &[Measured]) -> Result<Proposal, S
     });
     let assumed: Vec<(i64, i64)> = assumed.collect();
     let (new_ratio, ..) = self::ratio(target, assumed.iter().copied())?;
-    if (1.0 - new_ratio).abs() <= TOLERANCE || rising != (new_ratio > 1.0) {
+    if tolerance.allows(new_ratio) || rising != (new_ratio > 1.0) {
         return Ok(with(current));
     }
     let wanted = ceil(new_ratio * assumed.len() as f64);
@@ -227,6 +254,8 @@ fn is_unready(resource: &Resource<'_>, pod: &Pod, usage: Option<&PodUsage>, now:
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const CPU: Resource<'static> = Resource { name: "cpu", container: None, target: Target::Utilization(50) };
@@ -235,8 +264,23 @@ mod tests {
         numbers.iter().map(|(usage, unready)| Measured { usage: *usage, request: 1000, unready: *unready }).collect()
     }
 
+    fn workload(replicas: i64, behavior: &Value) -> Workload<'static> {
+        Workload { replicas, running: replicas, pods: &[], tolerance: Tolerance::of(behavior) }
+    }
+
     fn wanted(current: i64, numbers: &[(Option<i64>, bool)]) -> i64 {
-        decide(CPU.target, current, &pods(numbers)).unwrap().replicas
+        decide(CPU.target, workload(current, &Value::Null), &pods(numbers)).unwrap().replicas
+    }
+
+    #[test]
+    fn each_direction_has_a_tolerance_of_its_own() {
+        let behavior = json!({"scaleUp": {"tolerance": "0"}, "scaleDown": {"tolerance": "500m"}});
+        let of = |usage, behavior| {
+            decide(CPU.target, workload(10, behavior), &pods(&[(Some(usage), false); 10])).unwrap().replicas
+        };
+        assert_eq!((of(510, &behavior), of(510, &Value::Null)), (11, 10), "two percent more than wanted");
+        assert_eq!((of(250, &behavior), of(240, &behavior)), (10, 5), "half of what is wanted, and less");
+        assert_eq!((of(250, &Value::Null), of(550, &Value::Null)), (5, 10), "a tenth more is just within");
     }
 
     #[test]
@@ -260,8 +304,12 @@ mod tests {
 
     #[test]
     fn nothing_known_is_an_error() {
-        assert!(decide(CPU.target, 1, &pods(&[(None, false)])).unwrap_err().starts_with("did not receive metrics"));
-        let none = propose(&CPU, 1, &[], &BTreeMap::new(), Timestamp::UNIX_EPOCH);
+        assert!(
+            decide(CPU.target, workload(1, &Value::Null), &pods(&[(None, false)]))
+                .unwrap_err()
+                .starts_with("did not receive metrics")
+        );
+        let none = propose(&CPU, workload(1, &Value::Null), &BTreeMap::new(), Timestamp::UNIX_EPOCH);
         assert!(none.unwrap_err().starts_with("no pods returned"));
     }
 }
