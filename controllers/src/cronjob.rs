@@ -1,9 +1,10 @@
 //! Creates Jobs on a schedule.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_api::GroupResource;
 use skiff_client::{Context, Controller, DeleteOptions, ObjectRef, Outcome, PropagationPolicy, Snapshot, Trigger};
@@ -18,7 +19,26 @@ const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// More missed starts than this are worth a warning.
 const MISSED_MAX: usize = 100;
 
-pub struct CronJobController;
+/// Cron jobs whose last missed start is remembered. More: all are forgotten, and told of once more.
+const MEMORY_MAX: usize = 10_000;
+
+#[derive(Default)]
+pub struct CronJobController {
+    /// The missed start that each was last told of: the status has no place for it, and a start that stays missed is seen
+    /// at every look until the next.
+    told: Mutex<HashMap<ObjectRef, Timestamp>>,
+}
+
+impl CronJobController {
+    /// Whether a missed start is news.
+    fn is_news(&self, key: &ObjectRef, missed: Timestamp) -> bool {
+        let mut told = self.told.lock();
+        if told.len() >= MEMORY_MAX && !told.contains_key(key) {
+            told.clear();
+        }
+        told.insert(key.clone(), missed) != Some(missed)
+    }
+}
 
 impl Controller for CronJobController {
     fn name(&self) -> &'static str {
@@ -35,12 +55,20 @@ impl Controller for CronJobController {
 
     fn reconcile(&self, key: &ObjectRef, world: &Snapshot, context: &Context) -> Outcome {
         let mut outcome = Outcome::done();
-        let Some(cron) = seen::get::<CronJob>(world, &key.namespace, &key.name) else { return outcome };
+        let Some(cron) = seen::get::<CronJob>(world, &key.namespace, &key.name) else {
+            self.told.lock().remove(key);
+            return outcome;
+        };
         let (spec, Ok(value)) = (cron.typed.spec.clone(), cron.object.value()) else { return outcome };
         let mut jobs = seen::list::<Job>(world, Some(&key.namespace));
         jobs.retain(|job| job.is_controlled_by(cron.uid()));
-        let mut pass = Pass { cron, spec, value, jobs, now: context.now };
+        let mut pass = Pass { cron, spec, value, jobs, now: context.now, missed: None };
         pass.run(&mut outcome);
+        if let Some(missed) = pass.missed.filter(|missed| self.is_news(key, *missed)) {
+            let at = missed.strftime("%a, %d %b %Y %H:%M:%S +0000");
+            let message = format!("Missed scheduled time to start a job: {at}");
+            outcome.events.push(write::warning(&pass.cron.object, "MissSchedule", message));
+        }
         outcome
     }
 }
@@ -51,6 +79,8 @@ struct Pass {
     value: Value,
     jobs: Vec<Seen<Job>>,
     now: Timestamp,
+    /// The latest start, if its deadline has passed.
+    missed: Option<Timestamp>,
 }
 
 impl Pass {
@@ -180,7 +210,13 @@ impl Pass {
     }
 
     /// The latest start that is due and not too late.
-    fn due(&self, schedule: &Schedule, zone: &TimeZone, status: &Value, outcome: &mut Outcome) -> Option<Timestamp> {
+    fn due(
+        &mut self,
+        schedule: &Schedule,
+        zone: &TimeZone,
+        status: &Value,
+        outcome: &mut Outcome,
+    ) -> Option<Timestamp> {
         let created = self.cron.meta().creation_timestamp.as_deref().and_then(write::parse_time)?;
         let last = status["lastScheduleTime"].as_str().and_then(write::parse_time).unwrap_or(created);
         let deadline = self.spec.starting_deadline_seconds.map(SignedDuration::from_secs);
@@ -191,9 +227,8 @@ impl Pass {
         while let Some(next) = schedule.next(at, zone).filter(|next| *next <= self.now) {
             missed += 1;
             if missed > MISSED_MAX {
-                let message = format!(
-                    "too many missed start times: {missed}. Set or decrease .spec.startingDeadlineSeconds or check clock skew"
-                );
+                let message =
+                    "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
                 outcome.events.push(write::warning(&self.cron.object, "TooManyMissedTimes", message));
                 // Only the latest start matters; it is found from the end.
                 return schedule.previous(self.now, zone);
@@ -201,13 +236,8 @@ impl Pass {
             due = Some(next);
             at = next;
         }
-        if due.is_none()
-            && deadline.is_some()
-            && let Some(missed) = schedule.previous(self.now, zone).filter(|start| *start > last)
-        {
-            let at = missed.strftime("%a, %d %b %Y %H:%M:%S +0000");
-            let message = format!("Missed scheduled time to start a job: {at}");
-            outcome.events.push(write::warning(&self.cron.object, "MissSchedule", message));
+        if due.is_none() && deadline.is_some() {
+            self.missed = schedule.previous(self.now, zone).filter(|start| *start > last);
         }
         due
     }

@@ -116,7 +116,7 @@ pub fn all(config: &ControllerConfig) -> Vec<Arc<dyn Controller>> {
         Arc::new(statefulset::StatefulSetController),
         Arc::new(job::JobController),
         Arc::new(job::orphans::JobOrphanController),
-        Arc::new(cronjob::CronJobController),
+        Arc::new(cronjob::CronJobController::default()),
         Arc::new(disruption::DisruptionController),
         Arc::new(clusterrole_aggregation::ClusterRoleAggregationController),
         Arc::new(ttl_after_finished::TtlAfterFinishedController),
