@@ -14,6 +14,7 @@ mod network;
 mod start;
 mod storage;
 mod streaming;
+mod terminal;
 mod verbs;
 mod workloads;
 
@@ -57,6 +58,10 @@ fn main() -> ExitCode {
         verbs::discovery_and_authorization_can_be_asked,
         streaming::logs_exec_copy_and_forward_need_no_inbound_port_of_the_agent,
         streaming::large_transfers_arrive_complete,
+        terminal::exec_has_a_terminal_that_follows_its_size_and_passes_keys,
+        terminal::attach_takes_over_the_terminal_of_a_container,
+        terminal::run_with_rm_leaves_with_the_exit_code_and_no_pod,
+        terminal::debug_opens_a_shell_beside_a_container_and_on_a_node,
         verbs::the_application_is_deleted,
         kube_rs::kube_rs_deploys_watches_patches_and_streams,
         libraries::the_python_client_runs_commands_in_pods,

@@ -7,6 +7,7 @@ pub mod image;
 pub mod kubectl;
 pub mod packages;
 pub mod runner;
+pub mod terminal;
 pub mod transcript;
 pub mod wait;
 
