@@ -57,14 +57,10 @@ pub const LOG_CHECK_PERIOD: Duration = Duration::from_secs(10);
 
 /// Most bytes of an HTTP probe's or hook's answer that are read.
 pub const PROBE_BODY_BYTES_MAX: usize = 10 << 10;
-/// Events waiting to be written; further ones are dropped and counted.
-pub const EVENT_QUEUE_LEN: usize = 256;
-/// Distinct events remembered for counting repeats.
-pub const EVENT_SERIES_MAX: usize = 1024;
 /// Pod status writes at the same time.
 pub const STATUS_WRITES_MAX: usize = 8;
-/// Wake-ups waiting to reach the relist task; a full queue means one relist covers all.
-pub const PLEG_QUEUE_LEN: usize = 256;
+/// How long containers that were stopped may be shown as running before they are stopped once more.
+pub const END_WAIT: Duration = Duration::from_secs(1);
 
 /// Longest wait for a service account token, a secret or a config map.
 pub const OBJECT_WAIT: Duration = Duration::from_secs(30);

@@ -131,12 +131,17 @@ impl Pleg {
 
     /// Waits until a container does not run any more; at once for an unknown one.
     pub async fn wait_exited(&self, id: &str) {
+        self.wait_until(|| !self.is_live(id)).await;
+    }
+
+    /// Waits until nothing of a pod runs any more; at once for an unknown one.
+    pub async fn wait_ended(&self, uid: &str) {
+        self.wait_until(|| self.get(uid).is_none_or(|pod| !pod.has_running())).await;
+    }
+
+    async fn wait_until(&self, is_so: impl Fn() -> bool) {
         let mut changes = self.changes.subscribe();
-        while self.is_live(id) {
-            if changes.changed().await.is_err() {
-                return;
-            }
-        }
+        while !is_so() && changes.changed().await.is_ok() {}
     }
 
     /// Whether everything was looked at not long ago.
@@ -396,6 +401,23 @@ mod tests {
         assert_eq!(told.known, ended.known, "who looked earlier learns what is known now");
         assert!(ended.changed && !told.changed, "only the one that brought it wakes the worker");
         assert_eq!(state.pods["u"], ended.known);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_pod_is_waited_for() {
+        let cri = Cri::new(std::path::Path::new("/none")).unwrap();
+        let pleg = Pleg::new(cri, Arc::new(|_| {}), TaskTracker::new());
+        pleg.wait_ended("u").await;
+        let see = |state| {
+            let look = pleg.state.lock().begin();
+            pleg.store(look, (*pod(state)).clone());
+        };
+        see(v1::ContainerState::ContainerRunning);
+        let (mut wait, mut other) = (Box::pin(pleg.wait_ended("u")), Box::pin(pleg.wait_exited("c1")));
+        assert!(futures_util::poll!(&mut wait).is_pending() && futures_util::poll!(&mut other).is_pending());
+        see(v1::ContainerState::ContainerExited);
+        wait.await;
+        other.await;
     }
 
     #[test]

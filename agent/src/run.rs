@@ -22,7 +22,7 @@ use crate::{
     context::Context,
     cri::Cri,
     eviction,
-    images::{ImageGc, ImageGcSettings, ImageImporter, ImageMounter, ImportReport, Puller},
+    images::{Ctr, ImageGc, ImageGcSettings, ImageImporter, ImageMounter, ImportReport, Puller},
     limits, log_rotation,
     node::{NodeReporter, run_lease},
     objects::{ObjectCache, Wake},
@@ -67,9 +67,8 @@ impl Agent {
         let socket = start_runtime(&config, &tasks, &token).await?;
         let cri = Cri::new(&socket)?;
         let version = cri.version().await?;
-        let image_mounter = containerd_client(&config).and_then(|(ctr, snapshotter)| {
-            ImageMounter::for_runtime(&version.runtime_name, &version.runtime_version, ctr, socket.clone(), snapshotter)
-        });
+        let image_mounter = containerd_client(&config, &socket)
+            .and_then(|ctr| ImageMounter::for_runtime(&version.runtime_name, &version.runtime_version, ctr));
         events(AgentEvent::RuntimeReady { version: version.runtime_version });
 
         let wakes = WakeTable::default();
@@ -276,21 +275,19 @@ async fn import_archives(
     });
 }
 
-/// containerd's own client program, and the snapshotter that images are unpacked with.
-fn containerd_client(config: &AgentConfig) -> Option<(std::path::PathBuf, Option<String>)> {
-    match &config.runtime {
-        RuntimeConfig::Supervised(containerd) => {
-            Some((containerd.find_program("ctr")?, containerd.snapshotter_in_use()))
-        }
-        RuntimeConfig::External(_) => Some((std::path::PathBuf::from("ctr"), None)),
-    }
+fn containerd_client(config: &AgentConfig, socket: &std::path::Path) -> Option<Ctr> {
+    let (program, snapshotter) = match &config.runtime {
+        RuntimeConfig::Supervised(containerd) => (containerd.find_program("ctr")?, containerd.snapshotter_in_use()),
+        RuntimeConfig::External(_) => (std::path::PathBuf::from("ctr"), None),
+    };
+    Some(Ctr { program, socket: socket.to_owned(), snapshotter })
 }
 
 fn importer(context: &Context, events: &EventSinkFn, socket: &std::path::Path) -> Option<Arc<ImageImporter>> {
-    let (ctr, snapshotter) = containerd_client(&context.config)?;
+    let ctr = containerd_client(&context.config, socket)?;
     let events = Arc::clone(events);
     let report = Arc::new(move |report: ImportReport| events(AgentEvent::ImageArchive(report)));
-    match ImageImporter::new(context.config.image_archive_dir(), ctr, socket.to_owned(), snapshotter, report) {
+    match ImageImporter::new(context.config.image_archive_dir(), ctr, report) {
         Ok(importer) => Some(Arc::new(importer)),
         Err(error) => {
             tracing::error!(component = "images", %error, "image archives cannot be imported");

@@ -17,6 +17,21 @@ pub fn detach(command: &mut Command) {
     }
 }
 
+/// Makes the kernel end the command's process when the thread that started it ends, however that comes about. For
+/// helpers that nobody waits for once we are gone; the thread that starts one must wait for it.
+pub fn end_with_us(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    // SAFETY: the closure runs between fork and exec and makes two system calls, which are async-signal-safe and touch
+    // no memory of ours.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            // We may have ended before the kernel was told.
+            if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+        });
+    }
+}
+
 /// Whether a process with this id exists and is not a zombie.
 pub fn is_alive(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
@@ -180,6 +195,19 @@ mod tests {
         child.wait().unwrap();
         assert!(!is_alive(child.id()));
         wait_for_exit(child.id()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_helper_ends_with_the_thread_that_started_it() {
+        let start = || {
+            let mut command = Command::new("sleep");
+            command.arg("600");
+            end_with_us(&mut command);
+            command.spawn().unwrap()
+        };
+        let mut child = std::thread::spawn(start).join().unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(60), wait_for_exit(child.id())).await.unwrap().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
     }
 
     #[test]

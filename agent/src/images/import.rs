@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::Ctr;
 use crate::{AgentError, limits};
 
 const CACHE_FILE: &str = ".cache.json";
@@ -46,9 +47,7 @@ struct Imported {
 /// Imports archives through containerd's own client program.
 pub struct ImageImporter {
     directory: PathBuf,
-    ctr: PathBuf,
-    socket: PathBuf,
-    snapshotter: Option<String>,
+    ctr: Ctr,
     cache: Mutex<BTreeMap<String, Imported>>,
     report: Arc<dyn Fn(ImportReport) + Send + Sync>,
 }
@@ -56,16 +55,14 @@ pub struct ImageImporter {
 impl ImageImporter {
     pub fn new(
         directory: PathBuf,
-        ctr: PathBuf,
-        socket: PathBuf,
-        snapshotter: Option<String>,
+        ctr: Ctr,
         report: Arc<dyn Fn(ImportReport) + Send + Sync>,
     ) -> Result<ImageImporter, AgentError> {
         fs::create_dir_all(&directory).map_err(AgentError::io("create", &directory))?;
         // An unreadable cache only means that everything is imported once more.
         let cache = fs::read(directory.join(CACHE_FILE)).ok();
         let cache = cache.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Ok(ImageImporter { directory, ctr, socket, snapshotter, cache: Mutex::new(cache), report })
+        Ok(ImageImporter { directory, ctr, cache: Mutex::new(cache), report })
     }
 
     /// Names of all images that came from archives: they cannot be pulled again.
@@ -159,8 +156,8 @@ impl ImageImporter {
     }
 
     fn client(&self) -> Command {
-        let mut command = Command::new(&self.ctr);
-        command.arg("--address").arg(&self.socket).args(["--namespace", "k8s.io", "images"]);
+        let mut command = self.ctr.command();
+        command.arg("images");
         command
     }
 
@@ -170,11 +167,11 @@ impl ImageImporter {
             decompress(BufReader::with_capacity(1 << 20, file)).map_err(|error| format!("read: {error}"))?;
         let mut command = self.client();
         command.arg("import");
-        if let Some(snapshotter) = &self.snapshotter {
+        if let Some(snapshotter) = &self.ctr.snapshotter {
             command.args(["--snapshotter", snapshotter]);
         }
         command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("start {}: {error}", self.ctr.display()))?;
+        let mut child = command.spawn().map_err(|error| format!("start {}: {error}", self.ctr.program.display()))?;
         let mut stdin = child.stdin.take().ok_or("no standard input")?;
         let copied = io::copy(&mut archive, &mut stdin);
         drop(stdin);
@@ -282,17 +279,11 @@ mod tests {
         .unwrap();
         fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let images = root.path().join("images");
+        let ctr = Ctr { program: script, socket: "/s".into(), snapshotter: None };
         let reports: Arc<Mutex<Vec<ImportReport>>> = Arc::default();
         let sink = Arc::clone(&reports);
         let importer = Arc::new(
-            ImageImporter::new(
-                images.clone(),
-                script,
-                "/s".into(),
-                None,
-                Arc::new(move |report| sink.lock().push(report)),
-            )
-            .unwrap(),
+            ImageImporter::new(images.clone(), ctr, Arc::new(move |report| sink.lock().push(report))).unwrap(),
         );
         fs::write(images.join("bad.tar.gz"), [0x1f, 0x8b, 0, 0]).unwrap();
         fs::write(images.join("good.tar"), "data").unwrap();

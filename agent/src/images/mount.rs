@@ -9,11 +9,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     sync::Arc,
 };
 
 use skiff_host::mount;
+
+use super::Ctr;
 
 /// First version of containerd that mounts images itself.
 const NATIVE: (u32, u32) = (2, 1);
@@ -24,22 +25,12 @@ pub struct ImageMounter {
     program: Arc<Program>,
 }
 
-struct Program {
-    ctr: PathBuf,
-    socket: PathBuf,
-    snapshotter: Option<String>,
-}
+struct Program(Ctr);
 
 impl ImageMounter {
     /// `None` when the runtime with this name and version mounts images itself.
-    pub fn for_runtime(
-        name: &str,
-        version: &str,
-        ctr: PathBuf,
-        socket: PathBuf,
-        snapshotter: Option<String>,
-    ) -> Option<ImageMounter> {
-        let program = Arc::new(Program { ctr, socket, snapshotter });
+    pub fn for_runtime(name: &str, version: &str, ctr: Ctr) -> Option<ImageMounter> {
+        let program = Arc::new(Program(ctr));
         (name == "containerd" && !is_native(version)).then_some(ImageMounter { program })
     }
 
@@ -67,16 +58,15 @@ impl ImageMounter {
 
 impl Program {
     fn run(&self, words: &[&str], target: &Path, tail: &[&Path]) -> Result<(), String> {
-        let mut command = Command::new(&self.ctr);
-        command.arg("--address").arg(&self.socket).args(["--namespace", "k8s.io"]).args(words);
-        command.arg(target).args(tail);
-        let output = command.output().map_err(|error| format!("start {}: {error}", self.ctr.display()))?;
+        let mut command = self.0.command();
+        command.args(words).arg(target).args(tail);
+        let output = command.output().map_err(|error| format!("start {}: {error}", self.0.program.display()))?;
         let text = String::from_utf8_lossy(&output.stderr);
         if output.status.success() { Ok(()) } else { Err(text.trim().to_owned()) }
     }
 
     fn snapshotter(&self) -> &str {
-        self.snapshotter.as_deref().unwrap_or("overlayfs")
+        self.0.snapshotter.as_deref().unwrap_or("overlayfs")
     }
 
     fn mount(&self, image: &str, target: &Path) -> Result<(), String> {
@@ -113,7 +103,8 @@ mod tests {
     #[test]
     fn only_runtimes_that_cannot_are_helped() {
         let mounter = |name: &str, version: &str| {
-            ImageMounter::for_runtime(name, version, "ctr".into(), "socket".into(), None).is_some()
+            let ctr = Ctr { program: "ctr".into(), socket: "socket".into(), snapshotter: None };
+            ImageMounter::for_runtime(name, version, ctr).is_some()
         };
         assert!(mounter("containerd", "1.6.20~ds1") && mounter("containerd", "v2.0.3"));
         assert!(

@@ -1,6 +1,6 @@
 //! Ends a pod: containers, then volumes and control group, then the object.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use skiff_api::{GroupVersionResource, Uid};
@@ -11,7 +11,7 @@ use super::{
     spec,
     worker::{PodWorker, Round, Wish},
 };
-use crate::{container_config::sandbox, observed::ObservedPod};
+use crate::{container_config::sandbox, limits, observed::ObservedPod};
 
 impl PodWorker {
     /// One round for a pod that should end, or has ended.
@@ -66,12 +66,18 @@ impl PodWorker {
     ) -> Result<Arc<ObservedPod>, ()> {
         self.context.prober.stop_liveness(&self.uid);
         let mut grace = spec::grace_period_seconds(pod);
+        let mut just_stopped = false;
         loop {
             let observed = self.observe(pod).await.map_err(|error| {
                 tracing::warn!(component = "pod", pod = spec::full_name(pod), %error, "look at pod");
             })?;
             if !observed.has_running() {
                 return Ok(observed);
+            }
+            if std::mem::take(&mut just_stopped) {
+                // What was stopped may be shown as running for another moment; the runtime tells when that is over.
+                let _ = tokio::time::timeout(limits::END_WAIT, self.context.pleg.wait_ended(&self.uid)).await;
+                continue;
             }
             self.read_messages(&observed);
             if !gone {
@@ -86,18 +92,12 @@ impl PodWorker {
                     None => std::future::pending().await,
                 }
             };
-            let stopped = tokio::select! {
-                stopped = self.kill_pod(pod, &observed, grace) => Some(stopped),
-                less = shorter => {
-                    grace = less;
-                    None
+            tokio::select! {
+                stopped = self.kill_pod(pod, &observed, grace) => {
+                    stopped?;
+                    just_stopped = true;
                 }
-            };
-            match stopped {
-                Some(Err(())) => return Err(()),
-                // Ended containers may need a moment to show as such; the runtime's event comes by the cache, not here.
-                Some(Ok(())) => tokio::time::sleep(Duration::from_millis(20)).await,
-                None => {}
+                less = shorter => grace = less,
             }
         }
     }
