@@ -137,6 +137,11 @@ impl Ast {
         }
     }
 
+    /// Levels from the root down.
+    pub fn depth(&self) -> u16 {
+        self.depths.get(self.root.0 as usize).copied().unwrap_or_default()
+    }
+
     /// How many nodes there are.
     pub fn count(&self) -> usize {
         self.nodes.len()

@@ -19,6 +19,9 @@ use crate::{
 
 /// The fields of a variable that are computed when they are asked for.
 pub trait Fields<'a> {
+    /// Whether there is such a field; nothing is computed.
+    fn has(&self, name: &str) -> bool;
+
     /// None when there is no such field.
     fn field(&self, name: &str) -> Option<Result<Value<'a>, Fault>>;
 }
@@ -120,10 +123,10 @@ impl<'a> Run<'a> {
         }
         if let Some(fields) = self.computed(operand) {
             self.charge(1 + u64::from(!test))?;
-            return match (fields.field(field), test) {
-                (found, true) => Ok(Value::Bool(found.is_some())),
-                (Some(found), false) => found,
-                (None, false) => Err(no_such_key(field)),
+            return if test {
+                Ok(Value::Bool(fields.has(field)))
+            } else {
+                fields.field(field).unwrap_or_else(|| Err(no_such_key(field)))
             };
         }
         let target = self.eval(operand)?;

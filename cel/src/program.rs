@@ -58,6 +58,11 @@ impl Program {
         &self.checked.types[self.ast.root.0 as usize]
     }
 
+    /// How deep an evaluation goes; at most [`crate::limits::DEPTH_MAX`].
+    pub fn depth(&self) -> u16 {
+        self.ast.depth()
+    }
+
     /// Whether a variable of the environment is used.
     pub fn uses(&self, name: &str) -> bool {
         let Some(wanted) = self.env.names().position(|have| have == name) else { return false };

@@ -2,8 +2,9 @@
 //! mutations, compiled once and evaluated for one request with one set of parameters.
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
@@ -53,8 +54,6 @@ struct Validation {
 struct Mutation {
     patch: PatchType,
     expression: Expression,
-    /// Places of the variables that it uses.
-    used: Vec<usize>,
 }
 
 type Variable = (String, Result<Program, String>);
@@ -63,8 +62,6 @@ type Variable = (String, Result<Program, String>);
 pub struct Expressions {
     has_params: bool,
     variables: Vec<Variable>,
-    /// Places of the variables that validations and annotations use.
-    used: Vec<usize>,
     validations: Vec<Validation>,
     /// With their keys.
     annotations: Vec<(String, Expression)>,
@@ -111,10 +108,33 @@ impl Expression {
         Expression { program: compile_to(&source, env, wanted), source }
     }
 
-    fn evaluate<'a>(&'a self, bindings: &'a [Binding<'a>], budget: &mut u64) -> Result<Cel<'a>, String> {
-        let program = self.program.as_ref().map_err(|error| format!("compilation error: {error}"))?;
-        evaluate(program, bindings, budget)
-            .map_err(|error| format!("expression '{}' resulted in error: {error}", self.source.trim()))
+    /// Pays for itself and for the variables that it is the first to use.
+    fn evaluate<'a>(&'a self, variables: &Variables<'a>, budget: &mut u64) -> Result<Cel<'a>, Failure> {
+        let program = self.program.as_ref().map_err(|error| Failure::Fault(format!("compilation error: {error}")))?;
+        variables.depth.set(program.depth());
+        let evaluation = program.evaluate(variables.bindings(), limits::CALL_COST_MAX);
+        let cost = evaluation.cost.saturating_add(variables.cost.take());
+        *budget = budget.checked_sub(cost).ok_or(Failure::Budget)?;
+        let shown = |fault| Failure::Fault(format!("expression '{}' resulted in error: {fault}", self.source.trim()));
+        evaluation.result.map_err(shown)
+    }
+}
+
+/// Why an expression gave no value.
+enum Failure {
+    /// Nothing else is evaluated.
+    Budget,
+    Fault(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Failure::Budget => {
+                "validation failed due to running out of cost budget, no further validation rules will be run"
+            }
+            Failure::Fault(text) => text,
+        })
     }
 }
 
@@ -144,9 +164,6 @@ impl Expressions {
                 (text(annotation, "key"), Expression::new(expression, &env, &[Type::String, Type::Null]))
             })
             .collect();
-        let of_validations =
-            validations.iter().flat_map(|one| std::iter::once(&one.expression).chain(&one.message_expression));
-        let used = used(&variables, of_validations.chain(annotations.iter().map(|(_, expression)| expression)));
         let env = env.with_mutation();
         let mutations = items(spec, "mutations").map(|mutation| {
             let (patch, field, result) = match mutation["patchType"].as_str() {
@@ -154,10 +171,10 @@ impl Expressions {
                 _ => (PatchType::ApplyConfiguration, "applyConfiguration", Type::object("Object", [])),
             };
             let expression = Expression::new(text(&mutation[field], "expression"), &env, &[result]);
-            Mutation { patch, used: self::used(&variables, [&expression]), expression }
+            Mutation { patch, expression }
         });
         let mutations = mutations.collect();
-        Expressions { has_params, variables, used, validations, annotations, mutations }
+        Expressions { has_params, variables, validations, annotations, mutations }
     }
 
     /// What is wrong with expressions, with the field below `spec`.
@@ -206,19 +223,26 @@ impl Expressions {
     pub fn violations(&self, scene: &Scene<'_>) -> Vec<Violation> {
         let variables = Variables::new(&self.variables);
         let bindings = self.bindings(scene, &variables);
+        variables.bind(&bindings);
         let mut budget = limits::REQUEST_COST_MAX;
-        variables.fill(&self.used, &bindings, &mut budget);
         let mut violations = Vec::new();
         for (index, validation) in self.validations.iter().enumerate() {
-            let violation = match validation.expression.evaluate(&bindings, &mut budget) {
+            let violation = match validation.expression.evaluate(&variables, &mut budget) {
                 Ok(Cel::Bool(true)) => continue,
                 Ok(_) => {
                     let message = validation.message_expression.as_ref();
-                    let message = message.and_then(|message| message.evaluate(&bindings, &mut budget).ok());
+                    let message = message.and_then(|message| message.evaluate(&variables, &mut budget).ok());
                     let message = validation.say(message.as_ref().and_then(Cel::as_str).unwrap_or_default());
                     Violation { index, reason: validation.reason.clone(), message, is_error: false }
                 }
-                Err(message) => Violation { index, reason: String::new(), message, is_error: true },
+                Err(failure) => {
+                    let error =
+                        Violation { index, reason: String::new(), message: failure.to_string(), is_error: true };
+                    if matches!(failure, Failure::Budget) {
+                        return vec![error];
+                    }
+                    error
+                }
             };
             violations.push(violation);
         }
@@ -232,10 +256,10 @@ impl Expressions {
         }
         let variables = Variables::new(&self.variables);
         let bindings = self.bindings(scene, &variables);
+        variables.bind(&bindings);
         let mut budget = limits::REQUEST_COST_MAX;
-        variables.fill(&self.used, &bindings, &mut budget);
         let evaluated = self.annotations.iter().filter_map(|(key, expression)| {
-            let value = match expression.evaluate(&bindings, &mut budget) {
+            let value = match expression.evaluate(&variables, &mut budget) {
                 Ok(Cel::Null) => return None,
                 Ok(Cel::String(text)) if text.trim().is_empty() => return None,
                 Ok(Cel::String(text)) => Ok(text.trim().to_owned()),
@@ -244,7 +268,7 @@ impl Expressions {
                     expression.source.trim(),
                     other.type_name()
                 )),
-                Err(error) => Err(error),
+                Err(failure) => Err(failure.to_string()),
             };
             Some((key.as_str(), value))
         });
@@ -261,9 +285,10 @@ impl Expressions {
         let Some(mutation) = self.mutations.get(index) else { return Ok(Value::Null) };
         let variables = Variables::new(&self.variables);
         let bindings = self.bindings(scene, &variables);
+        variables.bind(&bindings);
         let mut budget = limits::REQUEST_COST_MAX;
-        variables.fill(&mutation.used, &bindings, &mut budget);
-        mutation.expression.evaluate(&bindings, &mut budget)?.to_json().map_err(|fault| fault.to_string())
+        let value = mutation.expression.evaluate(&variables, &mut budget).map_err(|failure| failure.to_string())?;
+        value.to_json().map_err(|fault| fault.to_string())
     }
 }
 
@@ -280,59 +305,84 @@ impl Validation {
     }
 }
 
-/// The variables somebody uses, directly or through others, in their order.
-fn used<'e>(variables: &[Variable], by: impl IntoIterator<Item = &'e Expression>) -> Vec<usize> {
-    let programs = by.into_iter().filter_map(|expression| expression.program.as_ref().ok());
-    let mut wanted: BTreeSet<&str> = programs.flat_map(|program| program.fields_of("variables")).collect();
+/// The variables before `place` that it uses, directly or through others, in their order.
+fn used_by(variables: &[Variable], place: usize) -> Vec<usize> {
+    let fields = |place: usize| variables[place].1.iter().flat_map(|program| program.fields_of("variables"));
+    let mut wanted: BTreeSet<&str> = fields(place).collect();
     let mut used = Vec::new();
-    for (place, (name, program)) in variables.iter().enumerate().rev() {
-        if wanted.contains(name.as_str()) {
-            used.push(place);
-            wanted.extend(program.iter().flat_map(|program| program.fields_of("variables")));
+    for earlier in (0..place).rev() {
+        if wanted.contains(variables[earlier].0.as_str()) {
+            used.push(earlier);
+            wanted.extend(fields(earlier));
         }
     }
     used.reverse();
     used
 }
 
-fn evaluate<'a>(program: &'a Program, bindings: &'a [Binding<'a>], budget: &mut u64) -> Result<Cel<'a>, String> {
-    let evaluation = program.evaluate(bindings, limits::CALL_COST_MAX);
-    if evaluation.cost > *budget {
-        return Err(
-            "validation failed due to running out of cost budget, no further validation rules will be run".to_owned()
-        );
-    }
-    *budget -= evaluation.cost;
-    evaluation.result.map_err(|fault| fault.to_string())
-}
-
-/// The values of the variables, filled in their order.
+/// The values of the variables, each evaluated when it is first asked for: one
+/// that no expression reaches costs nothing and cannot fail.
 struct Variables<'a> {
     variables: &'a [Variable],
     values: Vec<OnceCell<Result<Cel<'a>, Fault>>>,
+    /// What they and the expressions are evaluated over; the variables are among them.
+    bindings: OnceCell<&'a [Binding<'a>]>,
+    /// What was evaluated and not yet paid for.
+    cost: Cell<u64>,
+    /// Levels of the expressions under way.
+    depth: Cell<u16>,
 }
 
 impl<'a> Variables<'a> {
     fn new(variables: &'a [Variable]) -> Variables<'a> {
-        Variables { variables, values: vec![OnceCell::new(); variables.len()] }
+        let values = vec![OnceCell::new(); variables.len()];
+        Variables { variables, values, bindings: OnceCell::new(), cost: Cell::new(0), depth: Cell::new(0) }
     }
 
-    fn fill(&'a self, places: &[usize], bindings: &'a [Binding<'a>], budget: &mut u64) {
-        for &place in places {
-            let (name, program) = &self.variables[place];
-            let value = match program {
-                Ok(program) => evaluate(program, bindings, budget)
-                    .map_err(|error| Fault::new(format!("composited variable \"{name}\" fails to evaluate: {error}"))),
-                Err(error) => Err(Fault::new(format!("composited variable \"{name}\" fails to compile: {error}"))),
-            };
-            let _ = self.values[place].set(value);
+    fn bind(&self, bindings: &'a [Binding<'a>]) {
+        let _ = self.bindings.set(bindings);
+    }
+
+    fn bindings(&self) -> &'a [Binding<'a>] {
+        self.bindings.get().copied().unwrap_or_default()
+    }
+
+    /// The value of one, evaluated inside of what asks for it. A chain that
+    /// would go too deep is evaluated from its start, one after the other.
+    fn value(&self, place: usize) -> Result<Cel<'a>, Fault> {
+        if let Some(value) = self.values[place].get() {
+            return value.clone();
         }
+        let deeper = self.variables[place].1.as_ref().map_or(0, Program::depth);
+        if self.depth.get() + deeper > limits::DEPTH_MAX {
+            for earlier in used_by(self.variables, place) {
+                self.values[earlier].get_or_init(|| self.compute(earlier));
+            }
+        }
+        self.values[place].get_or_init(|| self.compute(place)).clone()
+    }
+
+    fn compute(&self, place: usize) -> Result<Cel<'a>, Fault> {
+        let (name, program) = &self.variables[place];
+        let failed = |how: &str, error: &dyn fmt::Display| {
+            Fault::new(format!("composited variable \"{name}\" fails to {how}: {error}"))
+        };
+        let program = program.as_ref().map_err(|error| failed("compile", error))?;
+        let outer = self.depth.replace(self.depth.get().saturating_add(program.depth()));
+        let evaluation = program.evaluate(self.bindings(), limits::CALL_COST_MAX);
+        self.depth.set(outer);
+        self.cost.set(self.cost.get().saturating_add(evaluation.cost));
+        evaluation.result.map_err(|fault| failed("evaluate", &fault))
     }
 }
 
 impl<'a> Fields<'a> for Variables<'a> {
+    fn has(&self, name: &str) -> bool {
+        self.variables.iter().any(|(have, _)| have == name)
+    }
+
     fn field(&self, name: &str) -> Option<Result<Cel<'a>, Fault>> {
         let place = self.variables.iter().position(|(have, _)| have == name)?;
-        self.values[place].get().cloned()
+        Some(self.value(place))
     }
 }

@@ -208,6 +208,59 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_variable_that_is_passed_over_neither_fails_nor_costs() {
+        let dear = "object.data.l.split(',').all(a, object.data.l.split(',').all(b, object.data.l.split(',').all(c, \
+            a == b || c == '')))";
+        let spec = |validation: &str| {
+            json!({"variables": [{"name": "bad", "expression": "object.nothing"}, {"name": "dear", "expression": dear},
+                {"name": "either", "expression": "object.data.n == '5' ? 5 : variables.bad"}],
+                "validations": [{"expression": validation}]})
+        };
+        let try_it = async |validation: &str| {
+            let object = json!({"metadata": {"name": "x", "namespace": "ns"},
+                "data": {"n": "5", "l": vec![""; 200].join(",")}});
+            let case = case(spec(validation), json!({}));
+            let tried = case.create("", "configmaps", "ns", object).validate(&plugin()).await;
+            tried.map(|_| ()).map_err(|status| status.message)
+        };
+        assert_eq!(try_it("object.data.n == '5' || variables.bad == 1 || variables.dear").await, Ok(()));
+        assert_eq!(try_it("has(variables.bad) && variables.either == 5").await, Ok(()));
+        let error = try_it("variables.dear").await.unwrap_err();
+        assert!(error.contains("composited variable \"dear\" fails to evaluate: "), "{error}");
+        assert!(try_it("object.data.n == '6' || variables.bad == 1").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn long_chains_of_deep_variables_are_evaluated() {
+        let deep = |inner: String| (0..80).fold(inner, |inner, _| format!("(1 + {inner})"));
+        let variables: Vec<Value> = (0..400)
+            .map(|number: u32| {
+                let before = number.checked_sub(1).map_or("0".to_owned(), |before| format!("variables.v{before}"));
+                json!({"name": format!("v{number}"), "expression": deep(before)})
+            })
+            .collect();
+        let validation = format!("{} == 80 * 401", deep("variables.v399".to_owned()));
+        let spec = json!({"variables": variables, "validations": [{"expression": validation}]});
+        assert_eq!(try_it(spec, json!({})).await, Ok(vec![]));
+    }
+
+    #[tokio::test]
+    async fn what_is_used_twice_is_paid_once_and_the_end_of_the_budget_ends_it_all() {
+        let try_it = async |variable: &str, validation: &str| {
+            let validations: Vec<Value> = (0..30).map(|_| json!({"expression": validation})).collect();
+            let spec = json!({"variables": [{"name": "dear", "expression": variable}], "validations": validations});
+            let object = json!({"metadata": {"name": "x", "namespace": "ns"}, "data": {"l": vec![""; 300].join(",")}});
+            let case = case(spec, json!({"validationActions": ["Deny", "Warn"]}));
+            case.create("", "configmaps", "ns", object).validate(&plugin()).await.map_err(|status| status.message)
+        };
+        let dear = "object.data.l.split(',').all(a, ([a] + object.data.l.split(',')).all(b, a == b))";
+        assert_eq!(try_it(dear, "variables.dear").await, Ok(vec![]));
+        let error = try_it("1", dear).await.unwrap_err();
+        let text = "denied request: validation failed due to running out of cost budget, no further validation rules will be run";
+        assert!(error.ends_with(text), "{error}");
+    }
+
+    #[tokio::test]
     async fn errors_are_the_failure_policys_to_judge() {
         let spec = json!({"variables": [{"name": "bad", "expression": "object.nothing"}],
             "validations": [{"expression": "variables.bad == 1"}]});
