@@ -83,8 +83,8 @@ fn validate(errors: &mut Errors, spec: &Value) {
         }
     }
     let (min, max) = (int(spec, "minReplicas").unwrap_or(1), int(spec, "maxReplicas").unwrap_or(0));
-    if min < 1 {
-        errors.invalid(&path.child("minReplicas"), min, "must be greater than or equal to 1");
+    if min < 0 {
+        errors.invalid(&path.child("minReplicas"), min, "must be greater than or equal to 0");
     }
     if max < 1 {
         errors.invalid(&path.child("maxReplicas"), max, "must be greater than 0");
@@ -112,6 +112,11 @@ fn validate(errors: &mut Errors, spec: &Value) {
         let target = &metric[source]["target"];
         errors.one_of(&target_path.child("type"), text(target, "type"), &["AverageValue", "Utilization", "Value"]);
         positive(errors, &target_path.child("averageUtilization"), &target["averageUtilization"]);
+    }
+    let can_rise_from_zero = |metric: &Value| matches!(text(metric, "type"), "Object" | "External");
+    if min == 0 && !list(spec, "metrics").iter().any(can_rise_from_zero) {
+        let why = "must specify at least one Object or External metric to support scaling to zero replicas";
+        errors.forbidden(&metrics, why);
     }
     let behavior = path.child("behavior");
     for direction in ["scaleUp", "scaleDown"] {

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use skiff_api::{GroupVersionKind, Quantity, Selector};
 use skiff_client::Snapshot;
 
-use super::replicas::{self, Workload, ceil};
+use super::{
+    Failure,
+    replicas::{self, Workload, ceil},
+};
 use crate::{garbage_collector::resource_of, pod};
 
 const CUSTOM: &str = "custom.metrics.k8s.io";
@@ -43,13 +46,19 @@ fn name(metric: &Value) -> &str {
 }
 
 /// Puts upstream's words around what went wrong.
-pub fn failure(metric: &Value, why: &str) -> (String, String) {
+pub fn failure(metric: &Value, why: String) -> Failure {
     let kind = metric["type"].as_str().unwrap_or_default();
-    let of = match kind {
-        "External" => format!("{} external", name(metric)),
-        other => other.to_lowercase(),
+    let name = name(metric);
+    let whole = match kind {
+        "External" if source(metric)["target"]["averageValue"].is_null() => {
+            format!("failed to get {name} external metric value: failed to get external metric {name}: {why}")
+        }
+        "External" => {
+            format!("failed to get {name} external metric value: failed to get {name} external metric: {why}")
+        }
+        other => format!("failed to get {} metric value: {why}", other.to_lowercase()),
     };
-    (format!("FailedGet{kind}Metric"), format!("failed to get {of} metric value: {why}"))
+    Failure { reason: format!("FailedGet{kind}Metric"), why, whole }
 }
 
 /// Where the metric is served.

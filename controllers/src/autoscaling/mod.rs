@@ -155,6 +155,17 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// Whether a condition is true.
+    fn is(&self, kind: &str) -> bool {
+        condition::find(&condition::of(&self.status), kind).is_some_and(|condition| condition["status"] == "True")
+    }
+
+    /// Whether a metric can rise while no pod runs.
+    fn looks_outside(&self) -> bool {
+        let metrics = self.spec["metrics"].as_array();
+        metrics.into_iter().flatten().any(|metric| metric["type"] == "Object" || metric["type"] == "External")
+    }
+
     fn set(&mut self, kind: &'static str, status: &'static str, reason: &str, message: impl Into<String>) {
         let mut conditions = condition::of(&self.status);
         condition::set(&mut conditions, Condition::new(kind, status, reason, message), self.now);
@@ -189,7 +200,9 @@ impl HorizontalPodAutoscalerController {
         let (min, max) =
             (look.spec["minReplicas"].as_i64().unwrap_or(1), look.spec["maxReplicas"].as_i64().unwrap_or(1));
         look.status["currentReplicas"] = current.into();
-        let (wanted, why) = if current == 0 && min != 0 {
+        // What was brought to zero here comes back by itself; what somebody else stopped stays.
+        let comes_back = look.is("ScaledToZero") && (min != 0 || look.looks_outside());
+        let (wanted, why) = if current == 0 && !comes_back {
             look.status["desiredReplicas"] = 0.into();
             look.set(
                 "ScalingActive",
@@ -200,7 +213,7 @@ impl HorizontalPodAutoscalerController {
             return;
         } else if current > max {
             (max, "Current number of replicas above Spec.MaxReplicas".to_owned())
-        } else if current < min {
+        } else if current < min && current > 0 {
             (min, "Current number of replicas below Spec.MinReplicas".to_owned())
         } else {
             if scaled.selector.is_none() {
@@ -231,6 +244,7 @@ impl HorizontalPodAutoscalerController {
                         }
                     }
                     look.set("ScalingLimited", limited.0, limited.1, limited.2);
+                    let replicas = if current == 0 { replicas.max(min) } else { replicas };
                     let why = if replicas > current {
                         format!("{metric} above target")
                     } else {
@@ -239,7 +253,10 @@ impl HorizontalPodAutoscalerController {
                     (replicas, why)
                 }
                 None => {
-                    look.status["desiredReplicas"] = current.into();
+                    // What was last wanted stands.
+                    if look.status["desiredReplicas"].is_null() {
+                        look.status["desiredReplicas"] = 0.into();
+                    }
                     return;
                 }
             }
@@ -277,6 +294,13 @@ impl HorizontalPodAutoscalerController {
             "SucceededRescale",
             format!("the HPA controller was able to update the target scale to {wanted}"),
         );
+        let to_zero = wanted == 0 && look.spec["minReplicas"] == 0 && look.looks_outside();
+        let (status, reason, message) = if to_zero {
+            ("True", "ScaledToZero", "the HPA controller scaled the workload to zero")
+        } else {
+            ("False", "NotScaledToZero", "the HPA controller did not scale the workload to zero")
+        };
+        look.set("ScaledToZero", status, reason, message);
         look.status["lastScaleTime"] = write::time(look.now).into();
         let mut histories = self.histories.lock();
         histories.entry(key.clone()).or_default().changed(look.now, wanted - scaled.replicas);
@@ -334,8 +358,7 @@ impl HorizontalPodAutoscalerController {
             tolerance: Tolerance::of(&look.spec["behavior"]),
         };
         let mut best: Option<(i64, String)> = None;
-        // Reason and message of the first that failed.
-        let mut failure: Option<(String, String)> = None;
+        let mut failures: Vec<Failure> = Vec::new();
         let mut shown: Vec<Value> = Vec::new();
         let metrics = look.spec["metrics"].as_array().cloned().unwrap_or_default();
         for (metric, answer) in metrics.iter().zip(answers) {
@@ -345,7 +368,7 @@ impl HorizontalPodAutoscalerController {
                     .map_err(String::clone)
                     .and_then(|answer| adapters::propose(metric, answer, workload))
                     .map(|answered| (answered.replicas, answered.name, answered.current))
-                    .map_err(|why| adapters::failure(metric, &why)),
+                    .map_err(|why| adapters::failure(metric, why)),
                 None => propose(metric, workload, &usage, look.now)
                     .map(|(proposal, name)| (proposal.replicas, name, current_metric(metric, &proposal))),
             };
@@ -356,68 +379,79 @@ impl HorizontalPodAutoscalerController {
                         best = Some((replicas, name));
                     }
                 }
-                Err(why) => failure = failure.or(Some(why)),
+                Err(failure) => {
+                    // Its place stays empty, so that the others keep theirs.
+                    shown.push(json!({"type": ""}));
+                    outcome.events.push(write::warning(look.object, &failure.reason, failure.why.clone()));
+                    failures.push(failure);
+                }
             }
         }
         look.status["currentMetrics"] = if shown.is_empty() { Value::Null } else { Value::Array(shown) };
         // A metric that says nothing may ask for more: nothing is taken away then.
-        let best = best.filter(|(count, _)| failure.is_none() || *count >= scaled.replicas);
-        match (best, failure) {
-            (Some((count, name)), _) => {
-                let message = format!("the HPA was able to successfully calculate a replica count from {name}");
-                look.set("ScalingActive", "True", "ValidMetricFound", message);
-                Some((count, name))
-            }
-            (None, failure) => {
-                let (reason, why) =
-                    failure.unwrap_or_else(|| ("InvalidMetricSourceType".to_owned(), "no metrics".to_owned()));
-                outcome.events.push(write::warning(look.object, &reason, why.clone()));
-                look.set(
-                    "ScalingActive",
-                    "False",
-                    &reason,
-                    format!("the HPA was unable to compute the replica count: {why}"),
-                );
-                None
-            }
+        let best = best.filter(|(count, _)| failures.is_empty() || *count >= scaled.replicas);
+        if let Some((_, name)) = &best {
+            let message = format!("the HPA was able to successfully calculate a replica count from {name}");
+            look.set("ScalingActive", "True", "ValidMetricFound", message);
+        } else if let Some(Failure { reason, why, whole }) = failures.first() {
+            let message = format!("the HPA was unable to compute the replica count: {why}");
+            look.set("ScalingActive", "False", reason, message);
+            let (invalid, all) = (failures.len(), metrics.len());
+            let message = format!("invalid metrics ({invalid} invalid out of {all}), first error is: {whole}");
+            outcome.events.push(write::warning(look.object, "FailedComputeMetricsReplicas", message));
         }
+        best
     }
 }
 
-/// What one metric asks for, and its name in messages; else reason and message.
+/// Why a metric says nothing, in upstream's words.
+struct Failure {
+    /// As in the condition and the event.
+    reason: String,
+    why: String,
+    /// With the words around it, as in the summary of all metrics.
+    whole: String,
+}
+
+/// What one metric asks for, and its name in messages.
 fn propose(
     metric: &Value,
     workload: Workload<'_>,
     usage: &BTreeMap<String, PodUsage>,
     now: Timestamp,
-) -> Result<(Proposal, String), (String, String)> {
+) -> Result<(Proposal, String), Failure> {
     let kind = metric["type"].as_str().unwrap_or_default();
     let (source, container) = match kind {
         "Resource" => (&metric["resource"], None),
         "ContainerResource" => (&metric["containerResource"], metric["containerResource"]["container"].as_str()),
         other => {
-            return Err(("InvalidMetricSourceType".to_owned(), format!("unknown metric source type {other:?}")));
+            let why = format!("unknown metric source type {other:?}");
+            return Err(Failure { reason: "InvalidMetricSourceType".to_owned(), whole: why.clone(), why });
         }
     };
     let name = source["name"].as_str().unwrap_or_default();
-    let target = match source["target"]["type"].as_str() {
-        Some("Utilization") => source["target"]["averageUtilization"].as_i64().map(Target::Utilization),
-        _ => {
-            let value = source["target"]["averageValue"].as_str().and_then(|text| text.parse::<Quantity>().ok());
-            value.map(|value| Target::Average(value.milli_value()))
+    let fail = |why: String| {
+        let of = container.map_or(format!("{name} resource"), |container| format!("{container} container"));
+        let whole = format!("failed to get {of} metric value: {why}");
+        Failure { reason: format!("FailedGet{kind}Metric"), why, whole }
+    };
+    let value = source["target"]["averageValue"].as_str().and_then(|text| text.parse::<Quantity>().ok());
+    let utilization = source["target"]["averageUtilization"].as_i64();
+    let (target, sought) = match (value, utilization) {
+        (Some(value), _) => (Target::Average(value.milli_value()), "usage"),
+        (None, Some(percent)) => (Target::Utilization(percent), "utilization"),
+        (None, None) => {
+            let neither = "neither an average utilization target nor an average value (usage) target was set";
+            return Err(fail(format!("invalid resource metric source: {neither}")));
         }
     };
-    let reason = format!("FailedGet{kind}Metric");
-    let fail = |why: String| (reason.clone(), format!("failed to get {name} utilization: {why}"));
-    let target = target.ok_or_else(|| {
-        fail("invalid resource metric source: neither a utilization target nor a value target was set".to_owned())
-    })?;
     let resource = Resource { name, container, target };
-    let proposal = replicas::propose(&resource, workload, usage, now).map_err(fail)?;
-    let scope = container.map_or(String::new(), |container| format!("container {container} "));
+    let proposal = replicas::propose(&resource, workload, usage, now)
+        .map_err(|why| fail(format!("failed to get {name} {sought}: {why}")))?;
+    let scope = if container.is_some() { "container resource" } else { "resource" };
     let what = match target {
-        Target::Utilization(_) => format!("{name} {scope}resource utilization (percentage of request)"),
-        Target::Average(_) => format!("{name} {scope}resource"),
+        Target::Utilization(_) => format!("{name} {scope} utilization (percentage of request)"),
+        Target::Average(_) => format!("{name} resource"),
     };
     Ok((proposal, what))
 }
@@ -557,6 +591,71 @@ status: {{phase: Running, startTime: '2025-12-31T00:00:00Z', conditions: [{{type
         let status = simulation.value("horizontalpodautoscalers.autoscaling", "ns", "h").unwrap()["status"].clone();
         assert_eq!(status["currentMetrics"][0]["external"]["metric"]["name"], "queue");
         assert_eq!(reason(&status, "ScalingActive"), "ValidMetricFound");
+    }
+
+    /// Answers at once with a length that a test sets.
+    #[derive(Default)]
+    struct Queue(Mutex<i64>);
+
+    impl AdapterMetrics for Queue {
+        fn read(&self, _: &str) -> Option<Result<Value, String>> {
+            Some(Ok(json!({"items": [{"metricName": "queue", "value": self.0.lock().to_string()}]})))
+        }
+    }
+
+    #[test]
+    fn an_empty_queue_stops_its_target_and_a_full_one_brings_it_back() {
+        let mut simulation = world(1, 1);
+        simulation.put(json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": "v1beta1.external.metrics.k8s.io"}, "spec": {}}));
+        simulation.edit("horizontalpodautoscalers.autoscaling", "ns", "h", |scaler| {
+            scaler["spec"]["minReplicas"] = 0.into();
+            scaler["spec"]["behavior"] = json!({"scaleDown": {"stabilizationWindowSeconds": 0}});
+            scaler["spec"]["metrics"] = json!([{"type": "External", "external": {"metric": {"name": "queue"},
+                "target": {"type": "Value", "value": "10"}}}]);
+        });
+        let queue = Arc::new(Queue::default());
+        let mut controller = HorizontalPodAutoscalerController::new(Arc::new(Busy(0)));
+        controller.adapters = Some(queue.clone());
+        let mut replicas = |length: i64, by_hand: Option<i64>| {
+            *queue.0.lock() = length;
+            if let Some(count) = by_hand {
+                simulation.edit("deployments.apps", "ns", "d", |target| target["spec"]["replicas"] = count.into());
+            }
+            simulation.step(&controller, &ObjectRef::new("ns", "h"));
+            let value = |resource: &str, name: &str| simulation.value(resource, "ns", name).unwrap();
+            let status = value("horizontalpodautoscalers.autoscaling", "h")["status"].clone();
+            (value("deployments.apps", "d")["spec"]["replicas"].clone(), reason(&status, "ScaledToZero"))
+        };
+        assert_eq!(replicas(0, None), (json!(0), "ScaledToZero".to_owned()));
+        assert_eq!(replicas(0, None), (json!(0), "ScaledToZero".to_owned()));
+        assert_eq!(replicas(35, None), (json!(4), "NotScaledToZero".to_owned()));
+        assert_eq!(replicas(35, Some(0)), (json!(0), "NotScaledToZero".to_owned()), "somebody stopped it");
+    }
+
+    #[test]
+    fn a_metric_that_says_nothing_is_told_of_alone_and_in_sum() {
+        struct Silent;
+        impl PodMetrics for Silent {
+            fn usage(&self, _: &str, _: &str) -> Option<PodUsage> {
+                None
+            }
+        }
+        let mut simulation = world(2, 2);
+        simulation.step(&HorizontalPodAutoscalerController::new(Arc::new(Silent)), &ObjectRef::new("ns", "h"));
+        let why = "failed to get cpu utilization: unable to get metrics for resource cpu: \
+                   no metrics returned from resource metrics API";
+        let sum = format!(
+            "invalid metrics (1 invalid out of 1), first error is: failed to get cpu resource metric value: {why}"
+        );
+        let told = |line: String| simulation.log.iter().any(|logged| logged.ends_with(&line));
+        assert!(told(format!("FailedGetResourceMetric {why}")), "{:?}", simulation.log);
+        assert!(told(format!("FailedComputeMetricsReplicas {sum}")), "{:?}", simulation.log);
+        let scaler = simulation.value("horizontalpodautoscalers.autoscaling", "ns", "h").unwrap();
+        assert_eq!(
+            (&scaler["status"]["desiredReplicas"], &scaler["status"]["currentMetrics"]),
+            (&json!(0), &json!([{"type": ""}]))
+        );
     }
 
     #[test]

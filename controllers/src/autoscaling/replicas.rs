@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use serde_json::Value;
 use skiff_api::Quantity;
 
@@ -15,6 +15,8 @@ const TOLERANCE: f64 = 0.1;
 const CPU_INITIALIZATION: SignedDuration = SignedDuration::from_secs(300);
 /// A pod that became unready this soon was never ready.
 const INITIAL_READINESS: SignedDuration = SignedDuration::from_secs(30);
+
+const NO_PODS: &str = "no pods returned by selector while calculating replica count";
 
 /// What is measured, of which container, against what.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +85,12 @@ struct Measured {
     unready: bool,
 }
 
+impl Measured {
+    fn is_settled(&self) -> bool {
+        self.usage.is_some() && !self.unready
+    }
+}
+
 /// The replicas wanted, given what runs; an error names why nothing can be said.
 pub fn propose(
     resource: &Resource<'_>,
@@ -90,42 +98,68 @@ pub fn propose(
     usage: &BTreeMap<String, PodUsage>,
     now: Timestamp,
 ) -> Result<Proposal, String> {
-    let counted: Vec<&&Pod> = workload.pods.iter().filter(|pod| !is_ignored(pod)).collect();
-    if counted.is_empty() {
-        return Err("no pods returned by selector while calculating replica count".to_owned());
+    let unable = |why: &str| format!("unable to get metrics for resource {}: {why}", resource.name);
+    if usage.is_empty() {
+        return Err(unable("no metrics returned from resource metrics API"));
     }
-    let mut measured = Vec::with_capacity(counted.len());
-    for pod in counted {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let found = usage.get(name);
+    if workload.pods.is_empty() {
+        return Err(NO_PODS.to_owned());
+    }
+    let mut measured = Vec::with_capacity(workload.pods.len());
+    for pod in workload.pods {
+        let (name, found) = (pod_name(pod), usage.get(pod_name(pod)));
         let value = found.and_then(|usage| value_of(resource, usage));
-        let request = if let Target::Utilization(_) = resource.target { request_of(resource, pod)? } else { 0 };
-        measured.push(Measured { usage: value, request, unready: is_unready(resource, pod, found, now) });
+        if let (Some(container), Some(_), None) = (resource.container, found, value) {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            return Err(unable(&format!("container {container} not present in metrics for pod {namespace}/{name}")));
+        }
+        if !is_ignored(pod) {
+            measured.push(Measured { usage: value, request: 0, unready: is_unready(resource, pod, found, now) });
+        }
+    }
+    ensure_settled(&measured)?;
+    if let Target::Utilization(_) = resource.target {
+        let requests = workload.pods.iter().map(|pod| Ok((pod, request_of(resource, pod)?)));
+        let requests: Vec<(&&Pod, i64)> = requests.collect::<Result<_, String>>()?;
+        let counted = requests.iter().filter(|(pod, _)| !is_ignored(pod));
+        for (measured, (_, request)) in measured.iter_mut().zip(counted) {
+            measured.request = *request;
+        }
     }
     decide(resource.target, workload, &measured)
+}
+
+fn pod_name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// Nothing can be said as long as no pod counts.
+fn ensure_settled(pods: &[Measured]) -> Result<(), String> {
+    if pods.iter().any(Measured::is_settled) {
+        return Ok(());
+    }
+    Err("did not receive metrics for targeted pods (pods might be unready)".to_owned())
 }
 
 /// The same for a metric of pods that an adapter measured; `goal` and values in thousandths.
 pub fn propose_plain(goal: i64, workload: Workload<'_>, values: &BTreeMap<String, i64>) -> Result<Proposal, String> {
     let counted = workload.pods.iter().filter(|pod| !is_ignored(pod)).map(|pod| Measured {
-        usage: values.get(pod.metadata.name.as_deref().unwrap_or_default()).copied(),
+        usage: values.get(pod_name(pod)).copied(),
         request: 0,
         unready: crate::pod::phase(pod) == "Pending",
     });
-    let measured: Vec<Measured> = counted.collect();
-    if measured.is_empty() {
-        return Err("no pods returned by selector while calculating replica count".to_owned());
+    if workload.pods.is_empty() {
+        return Err(NO_PODS.to_owned());
     }
+    let measured: Vec<Measured> = counted.collect();
     decide(Target::Average(goal), workload, &measured)
 }
 
 fn decide(target: Target, workload: Workload<'_>, pods: &[Measured]) -> Result<Proposal, String> {
     let Workload { replicas: current, tolerance, .. } = workload;
+    ensure_settled(pods)?;
     let settled: Vec<(i64, i64)> =
-        pods.iter().filter(|pod| !pod.unready).filter_map(|pod| Some((pod.usage?, pod.request))).collect();
-    if settled.is_empty() {
-        return Err("did not receive metrics for targeted pods (pods might be unready)".to_owned());
-    }
+        pods.iter().filter(|pod| pod.is_settled()).filter_map(|pod| Some((pod.usage?, pod.request))).collect();
     let (ratio, utilization, average) = ratio(target, settled.iter().copied())?;
     let with = |replicas: i64| Proposal { replicas, utilization, average };
     let (unready, missing) =
@@ -198,40 +232,37 @@ fn value_of(resource: &Resource<'_>, usage: &PodUsage) -> Option<i64> {
     Some(containers.map(|(_, used)| if resource.name == "cpu" { used.cpu_milli } else { used.memory_milli }).sum())
 }
 
-/// Thousandths a pod asks for; every container must say.
+/// Thousandths a pod asks for: what it says as a whole, else what its containers
+/// say, each of which must.
 fn request_of(resource: &Resource<'_>, pod: &Pod) -> Result<i64, String> {
-    let mut sum = 0;
-    let (name, namespace) = (pod.metadata.name.as_deref(), pod.metadata.namespace.as_deref());
-    let restartable = pod
-        .spec
-        .iter()
-        .flat_map(|spec| spec.init_containers.iter().flatten())
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    for container in pod.spec.iter().flat_map(|spec| &spec.containers).chain(restartable) {
-        if resource.container.is_some_and(|wanted| wanted != container.name) {
-            continue;
-        }
-        let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-        let request = requests.and_then(|requests| requests.get(resource.name));
-        let Some(request) = request.and_then(|request| request.0.parse::<Quantity>().ok()) else {
-            return Err(format!(
-                "missing request for {} in container {} of Pod {}",
-                resource.name,
-                container.name,
-                name.unwrap_or_default()
-            ));
-        };
-        sum += request.milli_value();
+    let asked = |resources: &Option<ResourceRequirements>| {
+        let request = resources.as_ref()?.requests.as_ref()?.get(resource.name)?;
+        Some(request.0.parse::<Quantity>().ok()?.milli_value())
+    };
+    let Some(spec) = &pod.spec else { return Ok(0) };
+    let restartable = spec.init_containers.iter().flatten();
+    let restartable = restartable.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let mut containers = spec.containers.iter().chain(restartable);
+    let (name, pod) = (resource.name, pod_name(pod));
+    if let Some(wanted) = resource.container {
+        let container = containers.find(|container| container.name == wanted);
+        let container = container.ok_or_else(|| format!("container {wanted} not found in Pod {pod}"))?;
+        return asked(&container.resources)
+            .ok_or_else(|| format!("missing request for {name} in container {wanted} of Pod {pod}"));
     }
-    if resource.container.is_some() && sum == 0 {
-        return Err(format!(
-            "container {} not found in pod {}/{}",
-            resource.container.unwrap_or_default(),
-            namespace.unwrap_or_default(),
-            name.unwrap_or_default()
-        ));
+    let whole = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    if whole.is_some_and(|requests| !requests.is_empty()) {
+        let sum = containers.filter_map(|container| asked(&container.resources)).reduce(|sum, request| sum + request);
+        return asked(&spec.resources)
+            .or(sum)
+            .ok_or_else(|| format!("missing pod-level request for {name} in Pod {pod}"));
     }
-    Ok(sum)
+    containers
+        .map(|container| {
+            let missing = || format!("missing request for {name} in container {} of Pod {pod}", container.name);
+            asked(&container.resources).ok_or_else(missing)
+        })
+        .sum()
 }
 
 fn is_unready(resource: &Resource<'_>, pod: &Pod, usage: Option<&PodUsage>, now: Timestamp) -> bool {
@@ -247,9 +278,9 @@ fn is_unready(resource: &Resource<'_>, pod: &Pod, usage: Option<&PodUsage>, now:
     let (Some(ready), Some(start)) = (ready, &status.start_time) else { return true };
     let since = ready.last_transition_time.as_ref().map_or(start.0, |time| time.0);
     if now.duration_since(start.0) < CPU_INITIALIZATION {
-        return ready.status != "True" || usage.at.duration_since(since) < usage.window;
+        return ready.status == "False" || usage.at.duration_since(since) < usage.window;
     }
-    ready.status != "True" && since.duration_since(start.0) < INITIAL_READINESS
+    ready.status == "False" && since.duration_since(start.0) < INITIAL_READINESS
 }
 
 #[cfg(test)]
@@ -303,6 +334,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_asks_as_a_whole_or_by_each_container() {
+        let asked = |spec: Value, container: Option<&str>| {
+            let pod = json!({"metadata": {"name": "p"}, "spec": spec});
+            request_of(&Resource { container, ..CPU }, &serde_json::from_value(pod).unwrap())
+        };
+        let cpu = |name: &str, cpu: &str| json!({"name": name, "resources": {"requests": {"cpu": cpu}}});
+        let silent = json!({"name": "b"});
+        assert_eq!(asked(json!({"containers": [cpu("a", "100m"), cpu("b", "50m")]}), None), Ok(150));
+        assert_eq!(asked(json!({"containers": [cpu("a", "100m"), cpu("b", "50m")]}), Some("b")), Ok(50));
+        let sidecar = json!({"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": "10m"}}});
+        assert_eq!(asked(json!({"initContainers": [sidecar], "containers": [cpu("a", "100m")]}), None), Ok(110));
+        let whole = json!({"resources": {"requests": {"cpu": "1"}}, "containers": [cpu("a", "100m"), silent]});
+        assert_eq!(asked(whole, None), Ok(1000));
+        let missing = "missing request for cpu in container b of Pod p".to_owned();
+        assert_eq!(asked(json!({"containers": [cpu("a", "100m"), silent]}), None), Err(missing));
+        let missing = "container c not found in Pod p".to_owned();
+        assert_eq!(asked(json!({"containers": [silent]}), Some("c")), Err(missing));
+        let missing = "missing pod-level request for cpu in Pod p".to_owned();
+        let memory = json!({"resources": {"requests": {"memory": "1Gi"}}, "containers": [silent]});
+        assert_eq!(asked(memory, None), Err(missing));
+    }
+
+    #[test]
     fn nothing_known_is_an_error() {
         assert!(
             decide(CPU.target, workload(1, &Value::Null), &pods(&[(None, false)]))
@@ -310,6 +364,6 @@ mod tests {
                 .starts_with("did not receive metrics")
         );
         let none = propose(&CPU, workload(1, &Value::Null), &BTreeMap::new(), Timestamp::UNIX_EPOCH);
-        assert!(none.unwrap_err().starts_with("no pods returned"));
+        assert!(none.unwrap_err().ends_with("no metrics returned from resource metrics API"));
     }
 }
