@@ -1,7 +1,8 @@
-//! The config maps and secrets that pods of this node refer to.
+//! The config maps, secrets and trust bundles that pods of this node refer to.
 //!
-//! Each object referred to is watched by name for as long as some pod needs
-//! it, because nodes may not list secrets. A change wakes the pods concerned.
+//! Config maps and secrets are watched by name for as long as some pod needs
+//! them, because nodes may not list secrets; trust bundles are chosen by labels
+//! and watched all together. A change wakes the pods concerned.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -11,6 +12,7 @@ use std::{
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use skiff_api::{GroupVersionResource, Object};
 use skiff_client::{Client, Reflector, Store, StoreEvent, store::store};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,6 +23,18 @@ use crate::limits;
 pub enum RefKind {
     ConfigMap,
     Secret,
+    TrustBundles,
+}
+
+impl RefKind {
+    /// As in upstream's messages.
+    fn word(self) -> &'static str {
+        match self {
+            RefKind::ConfigMap => "configmap",
+            RefKind::Secret => "secret",
+            RefKind::TrustBundles => "clustertrustbundle",
+        }
+    }
 }
 
 /// One object that a pod refers to.
@@ -31,9 +45,16 @@ pub struct ObjectRef {
     pub name: String,
 }
 
+impl ObjectRef {
+    /// All trust bundles of the cluster.
+    pub const fn trust_bundles() -> ObjectRef {
+        ObjectRef { kind: RefKind::TrustBundles, namespace: String::new(), name: String::new() }
+    }
+}
+
 /// An object could not be read in time.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to sync {kind} cache: timed out waiting for the condition", kind = match .0.kind { RefKind::ConfigMap => "configmap", RefKind::Secret => "secret" })]
+#[error("failed to sync {kind} cache: timed out waiting for the condition", kind = .0.kind.word())]
 pub struct ObjectTimeout(ObjectRef);
 
 struct Watched {
@@ -86,12 +107,16 @@ impl ObjectCache {
 
     fn watch(&self, reference: &ObjectRef) -> Watched {
         let (writer, reader) = store(&[]);
-        let reflector = match reference.kind {
-            RefKind::ConfigMap => Reflector::of::<ConfigMap>(),
-            RefKind::Secret => Reflector::of::<Secret>(),
+        let by_name = |reflector: Reflector| {
+            reflector.in_namespace(reference.namespace.clone()).fields(format!("metadata.name={}", reference.name))
         };
-        let reflector =
-            reflector.in_namespace(reference.namespace.clone()).fields(format!("metadata.name={}", reference.name));
+        let reflector = match reference.kind {
+            RefKind::ConfigMap => by_name(Reflector::of::<ConfigMap>()),
+            RefKind::Secret => by_name(Reflector::of::<Secret>()),
+            RefKind::TrustBundles => {
+                Reflector::new(GroupVersionResource::new("certificates.k8s.io", "v1", "clustertrustbundles"))
+            }
+        };
         let token = self.token.child_token();
         let users: Arc<Mutex<HashSet<String>>> = Arc::default();
         self.tasks.spawn(reflector.run(self.client.clone(), writer, token.clone()));
@@ -113,16 +138,29 @@ impl ObjectCache {
         Watched { store: reader, users, token }
     }
 
+    /// What is watched for a reference, once it is known; `None` if no pod refers to it.
+    async fn synced(&self, reference: &ObjectRef) -> Result<Option<Store>, ObjectTimeout> {
+        let store = self.watched.lock().get(reference).map(|entry| entry.store.clone());
+        if let Some(store) = &store
+            && tokio::time::timeout(limits::OBJECT_WAIT, store.wait_synced()).await.is_err()
+        {
+            return Err(ObjectTimeout(reference.clone()));
+        }
+        Ok(store)
+    }
+
+    /// All trust bundles, for a pod that refers to them.
+    pub async fn trust_bundles(&self) -> Result<Vec<Arc<Object>>, ObjectTimeout> {
+        let store = self.synced(&ObjectRef::trust_bundles()).await?;
+        Ok(store.map(|store| store.list(None)).unwrap_or_default())
+    }
+
     /// The object, or `None` when it does not exist.
     pub async fn get<K>(&self, reference: &ObjectRef) -> Result<Option<Arc<K>>, ObjectTimeout>
     where
         K: DeserializeOwned + Send + Sync + 'static,
     {
-        let store = self.watched.lock().get(reference).map(|entry| entry.store.clone());
-        let Some(store) = store else { return Ok(None) };
-        if tokio::time::timeout(limits::OBJECT_WAIT, store.wait_synced()).await.is_err() {
-            return Err(ObjectTimeout(reference.clone()));
-        }
+        let Some(store) = self.synced(reference).await? else { return Ok(None) };
         let object = store.get(&reference.namespace, &reference.name);
         Ok(object.and_then(|object| match object.typed::<K>() {
             Ok(typed) => Some(typed),

@@ -1,14 +1,17 @@
 //! What the files of configMap, secret, downwardAPI and projected volumes hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ClusterTrustBundleProjection, ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret,
     Volume,
 };
-use skiff_api::{GroupVersionResource, Selector};
-use skiff_client::{Client, ListOptions};
+use skiff_api::{Object, Selector};
+use skiff_client::Client;
 
 use super::{
     atomic_writer::{File, Payload},
@@ -52,7 +55,7 @@ impl Collected {
     }
 }
 
-/// Every config map and secret that a pod's volumes and environments refer to.
+/// Everything watched that a pod's volumes and environments refer to.
 pub fn references(pod: &Pod) -> BTreeSet<ObjectRef> {
     let mut all = BTreeSet::new();
     let mut add = |kind, name: &str| {
@@ -82,6 +85,10 @@ pub fn references(pod: &Pod) -> BTreeSet<ObjectRef> {
                 add(RefKind::Secret, &source.name);
             }
         }
+    }
+    let projected = spec::spec(pod).volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref());
+    if projected.flat_map(|source| source.sources.iter().flatten()).any(|part| part.cluster_trust_bundle.is_some()) {
+        all.insert(ObjectRef::trust_bundles());
     }
     all
 }
@@ -273,29 +280,29 @@ impl Collector<'_> {
     /// The certificates of one bundle by name, or of a signer's bundles whose
     /// labels match; without a label selector none does.
     async fn trust_bundles(&self, part: &ClusterTrustBundleProjection) -> Result<Option<String>, String> {
-        let resource = GroupVersionResource::new("certificates.k8s.io", "v1", "clustertrustbundles");
-        let (options, selector) = match (part.name.as_deref(), part.signer_name.as_deref()) {
-            (Some(name), _) => (format!("metadata.name={name}"), Selector::everything()),
-            (None, Some(signer)) => {
-                let selector = part.label_selector.as_ref();
-                (
-                    format!("spec.signerName={signer}"),
-                    Selector::from_object(selector).map_err(|error| error.to_string())?,
-                )
-            }
-            (None, None) => return Ok(None),
+        let bundles = self.objects.trust_bundles().await.map_err(|error| error.to_string())?;
+        selected(part, &bundles)
+    }
+}
+
+/// What [`Collector::trust_bundles`] takes of all bundles.
+fn selected(part: &ClusterTrustBundleProjection, bundles: &[Arc<Object>]) -> Result<Option<String>, String> {
+    let selector = Selector::from_object(part.label_selector.as_ref()).map_err(|error| error.to_string())?;
+    let mut certificates = BTreeSet::new();
+    let mut found = false;
+    for bundle in bundles {
+        let value = bundle.value().map_err(|error| error.to_string())?;
+        let is_meant = match (part.name.as_deref(), part.signer_name.as_deref()) {
+            (Some(name), _) => bundle.meta.name == name,
+            (None, Some(signer)) => value["spec"]["signerName"] == signer && selector.matches(&bundle.meta.labels),
+            (None, None) => false,
         };
-        let options = ListOptions { field_selector: Some(options), ..ListOptions::default() };
-        let list = self.client.list(&resource, None, &options).await.map_err(|error| error.to_string())?;
-        let mut certificates = BTreeSet::new();
-        let mut found = false;
-        for object in list.items.iter().filter(|object| selector.matches(&object.meta.labels)) {
-            let value = object.value().map_err(|error| error.to_string())?;
+        if is_meant {
             found = true;
             certificates.extend(certificates_of(value["spec"]["trustBundle"].as_str().unwrap_or_default()));
         }
-        Ok(found.then(|| certificates.into_iter().collect()))
     }
+    Ok(found.then(|| certificates.into_iter().collect()))
 }
 
 /// The PEM blocks of a bundle, each once and without what stands between them.
@@ -342,5 +349,29 @@ mod tests {
         .unwrap();
         let names: Vec<String> = references(&pod).into_iter().map(|reference| reference.name).collect();
         assert_eq!(names, ["m", "e", "pull", "s"]);
+        let trusts: Pod = serde_json::from_value(json!({"spec": {"containers": [], "volumes": [
+            {"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"name": "b", "path": "p"}}]}}]}}))
+        .unwrap();
+        assert_eq!(references(&trusts), [ObjectRef::trust_bundles()].into());
+    }
+
+    #[test]
+    fn bundles_are_chosen_by_name_or_by_signer_and_labels() {
+        let pem = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        let bundle = |name: &str, signer: &str, live: &str, text: &str| {
+            Arc::new(
+                Object::from_value(&json!({"apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle",
+                "metadata": {"name": name, "labels": {"live": live}},
+                "spec": {"signerName": signer, "trustBundle": format!("note\n{}", pem(text))}}))
+                .unwrap(),
+            )
+        };
+        let all = [bundle("a", "s", "yes", "A"), bundle("b", "s", "no", "B"), bundle("c", "t", "yes", "C")];
+        let choose = |part| selected(&serde_json::from_value(part).unwrap(), &all).unwrap();
+        assert_eq!(choose(json!({"name": "c", "path": "p"})), Some(pem("C")));
+        let signer = |labels| choose(json!({"signerName": "s", "labelSelector": labels, "path": "p"}));
+        assert_eq!(signer(json!({"matchLabels": {"live": "yes"}})), Some(pem("A")));
+        assert_eq!(signer(json!({})), Some(pem("A") + &pem("B")));
+        assert_eq!((signer(json!(null)), choose(json!({"name": "z", "path": "p"}))), (None, None));
     }
 }
