@@ -8,11 +8,13 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     cadvisor,
     context::Context,
     cri::{CriError, v1},
+    limits,
     metrics::{self, NodeUsage},
     observed::{ObservedContainer, ObservedPod},
     pods::{PodSet, spec},
@@ -20,7 +22,8 @@ use crate::{
         BackendError, Container, LogSource, Sandbox, StreamingBackend,
         backend::{PodRef, StreamSet},
     },
-    stats::{self, Rate, Sample},
+    stats::{self, Rate, Sample, VolumeTable},
+    volumes::usage::{self, VolumeUsage},
 };
 
 /// The node's pods for the server.
@@ -28,6 +31,8 @@ pub struct NodeBackend {
     context: Arc<Context>,
     pods: Arc<PodSet>,
     rate: Rate,
+    /// What volumes held when somebody asked last.
+    volumes: Mutex<Option<(Instant, Arc<VolumeTable>)>>,
 }
 
 fn internal(error: CriError) -> BackendError {
@@ -36,7 +41,7 @@ fn internal(error: CriError) -> BackendError {
 
 impl NodeBackend {
     pub(crate) fn new(context: Arc<Context>, pods: Arc<PodSet>) -> NodeBackend {
-        NodeBackend { context, pods, rate: Rate::default() }
+        NodeBackend { context, pods, rate: Rate::default(), volumes: Mutex::default() }
     }
 
     fn pod(&self, wanted: &PodRef) -> Result<Arc<Pod>, BackendError> {
@@ -100,6 +105,42 @@ impl NodeBackend {
         let mut sample = sample.await.map_err(|error| BackendError::Internal(error.to_string()))?;
         sample.node_nano_cores = self.rate.nano_cores(sample.now, sample.node.cpu_seconds);
         Ok(sample)
+    }
+
+    /// What volumes hold, measured not long ago: a walk through them is dear.
+    async fn volumes(&self) -> Arc<VolumeTable> {
+        // Held meanwhile, so that those who ask at the same time share one walk.
+        let mut known = self.volumes.lock().await;
+        if let Some((at, table)) = known.as_ref()
+            && at.elapsed() < limits::VOLUME_USAGE_AGE
+        {
+            return Arc::clone(table);
+        }
+        let (context, pods) = (Arc::clone(&self.context), self.pods.pods());
+        let walk = tokio::task::spawn_blocking(move || {
+            let mut entries_max = limits::VOLUME_ENTRIES_MAX;
+            let mut measured = |pod: &Arc<Pod>| -> Vec<VolumeUsage> {
+                let places = context.volumes.places(pod).into_iter();
+                places.filter_map(|place| usage::measure(place, &mut entries_max)).collect()
+            };
+            pods.iter().map(|pod| (spec::uid(pod).to_owned(), measured(pod))).collect::<VolumeTable>()
+        });
+        let table = Arc::new(walk.await.unwrap_or_default());
+        *known = Some((Instant::now(), Arc::clone(&table)));
+        table
+    }
+
+    /// What the claims of pods hold: pods and their claims.
+    async fn claims(&self) -> Vec<(Arc<Pod>, VolumeUsage)> {
+        let (context, pods) = (Arc::clone(&self.context), self.pods.pods());
+        let look = tokio::task::spawn_blocking(move || {
+            let claims = pods.iter().flat_map(|pod| {
+                let places = context.volumes.places(pod).into_iter().filter(|place| place.claim.is_some());
+                places.filter_map(|place| Some((Arc::clone(pod), usage::measure(place, &mut 0)?))).collect::<Vec<_>>()
+            });
+            claims.collect()
+        });
+        look.await.unwrap_or_default()
     }
 
     fn with_status(&self, pod: Arc<Pod>) -> Arc<Pod> {
@@ -221,7 +262,10 @@ impl StreamingBackend for NodeBackend {
 
     async fn metrics(&self, path: &str) -> Option<Vec<u8>> {
         match path {
-            "" | "/" | "/metrics" => Some(metrics::kubelet(&self.context.pleg.pods()).into_bytes()),
+            "" | "/" | "/metrics" => {
+                let claims = self.claims().await;
+                Some(metrics::kubelet(&self.context.pleg.pods(), &claims).into_bytes())
+            }
             "/metrics/resource" => {
                 let stats = self.context.cri.list_container_stats().await;
                 if let Err(error) = &stats {
@@ -247,7 +291,10 @@ impl StreamingBackend for NodeBackend {
     }
 
     async fn stats(&self, only_cpu_and_memory: bool) -> Result<Vec<u8>, BackendError> {
-        let sample = self.sample().await?;
+        let mut sample = self.sample().await?;
+        if !only_cpu_and_memory {
+            sample.volumes = self.volumes().await;
+        }
         serde_json::to_vec(&stats::summary(&sample, only_cpu_and_memory))
             .map_err(|error| BackendError::Internal(error.to_string()))
     }

@@ -1,13 +1,7 @@
 //! Frees memory and disk before the kernel or the disk run out: unused images
 //! first, then whole pods, the least deserving first.
 
-use std::{
-    collections::BTreeSet,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use skiff_host::{fs::FsUsage, process::memory_available_bytes};
@@ -22,6 +16,7 @@ use crate::{
     limits,
     pods::{PodSet, spec},
     quantity,
+    volumes::usage,
 };
 
 /// What is short.
@@ -43,22 +38,12 @@ fn outgrown(pod: &Pod, directory: impl Fn(&str) -> PathBuf) -> Option<String> {
         };
         let Some(limit) = source.size_limit.as_ref() else { continue };
         let bytes = quantity::value(limit).and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
-        if bytes.is_some_and(|bytes| disk_usage(&directory(&volume.name)) > bytes) {
+        let used = |directory: PathBuf| usage::walk(&directory, &mut { usize::MAX }).map_or(0, |used| used.bytes);
+        if bytes.is_some_and(|bytes| used(directory(&volume.name)) > bytes) {
             return Some(format!("Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ", volume.name, limit.0));
         }
     }
     None
-}
-
-/// Bytes on disk of everything below a directory; what vanishes meanwhile does not count.
-fn disk_usage(directory: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
-    let sizes = entries.flatten().map(|entry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()) + metadata.blocks() * 512,
-        Ok(metadata) => metadata.blocks() * 512,
-        Err(_) => 0,
-    });
-    sizes.sum()
 }
 
 /// Ends pods whose volumes outgrew their limits. Walking directories may take long, so it has a thread of its own.

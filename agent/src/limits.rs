@@ -74,3 +74,7 @@ pub const CONTAINERD_BACKOFF_MAX: Duration = Duration::from_secs(30);
 pub const IMPORTS_MAX: usize = 2;
 /// Largest config map or secret volume; the API has the same bound per object.
 pub const VOLUME_PAYLOAD_BYTES_MAX: usize = 4 << 20;
+/// Files visited to tell what all volumes hold; a volume that needs more is not told of.
+pub const VOLUME_ENTRIES_MAX: usize = 500_000;
+/// What volumes hold is measured anew after this time, if somebody asks.
+pub const VOLUME_USAGE_AGE: Duration = Duration::from_secs(60);

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
-use crate::{cri::v1, labels, observed::ObservedPod};
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{cri::v1, labels, observed::ObservedPod, pods::spec, volumes::usage::VolumeUsage};
 
 /// Use of the whole machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -29,18 +31,45 @@ fn busy_seconds(stat: &str) -> f64 {
     busy as f64 / 100.0
 }
 
-/// What `/metrics` holds.
-pub fn kubelet(pods: &[Arc<ObservedPod>]) -> String {
+/// What `/metrics` holds; `claims` with the pods that use them.
+pub fn kubelet(pods: &[Arc<ObservedPod>], claims: &[(Arc<Pod>, VolumeUsage)]) -> String {
     let running: usize = pods.iter().map(|pod| pod.containers.iter().filter(|c| c.is_running()).count()).sum();
     let sandboxes = pods.iter().filter(|pod| pod.ready_sandbox().is_some()).count();
-    format!(
+    let mut text = format!(
         "# HELP kubelet_running_pods Number of pods that have a running pod sandbox\n\
          # TYPE kubelet_running_pods gauge\nkubelet_running_pods {sandboxes}\n\
          # HELP kubelet_running_containers Number of containers currently running\n\
          # TYPE kubelet_running_containers gauge\n\
          kubelet_running_containers{{container_state=\"running\"}} {running}\n"
-    )
+    );
+    // Several pods may share a claim.
+    let claims: BTreeMap<(&str, &str), &VolumeUsage> = claims
+        .iter()
+        .filter_map(|(pod, usage)| Some(((spec::namespace(pod), usage.place.claim.as_deref()?), usage)))
+        .collect();
+    for (name, help, value) in VOLUME_STATS.iter().filter(|_| !claims.is_empty()) {
+        family(&mut text, name, "gauge", help);
+        for ((namespace, claim), usage) in &claims {
+            let value = value(usage);
+            let _ = writeln!(text, "{name}{{namespace=\"{namespace}\",persistentvolumeclaim=\"{claim}\"}} {value}");
+        }
+    }
+    text
 }
+
+type VolumeStat = (&'static str, &'static str, fn(&VolumeUsage) -> u64);
+
+/// What is told of claims.
+const VOLUME_STATS: [VolumeStat; 6] = [
+    ("kubelet_volume_stats_available_bytes", "Number of available bytes in the volume", |usage| {
+        usage.fs.available_bytes
+    }),
+    ("kubelet_volume_stats_capacity_bytes", "Capacity in bytes of the volume", |usage| usage.fs.capacity_bytes),
+    ("kubelet_volume_stats_inodes", "Maximum number of inodes in the volume", |usage| usage.fs.inodes),
+    ("kubelet_volume_stats_inodes_free", "Number of free inodes in the volume", |usage| usage.fs.inodes_free),
+    ("kubelet_volume_stats_inodes_used", "Number of used inodes in the volume", |usage| usage.used.inodes),
+    ("kubelet_volume_stats_used_bytes", "Number of used bytes in the volume", |usage| usage.used.bytes),
+];
 
 struct Sample<'a> {
     container: &'a str,
@@ -150,6 +179,21 @@ fn line(text: &mut String, name: &str, sample: &Sample<'_>, value: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::tests::volume;
+
+    #[test]
+    fn a_claim_is_told_of_once_however_many_pods_share_it() {
+        let pod: Arc<Pod> =
+            Arc::new(serde_json::from_value(serde_json::json!({"metadata": {"namespace": "n"}})).unwrap());
+        let claim = volume("data", Some("claim"), 40);
+        let text = kubelet(&[], &[(Arc::clone(&pod), claim.clone()), (pod, claim)]);
+        let line = "kubelet_volume_stats_used_bytes{namespace=\"n\",persistentvolumeclaim=\"claim\"} 40\n";
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+        assert!(
+            text.contains("kubelet_volume_stats_capacity_bytes{namespace=\"n\",persistentvolumeclaim=\"claim\"} 50\n")
+        );
+        assert!(!kubelet(&[], &[]).contains("volume_stats"));
+    }
 
     #[test]
     fn containers_and_pods_are_summed_and_idle_time_does_not_count() {

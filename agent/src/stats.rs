@@ -1,7 +1,7 @@
 //! `/stats/summary`: what the node, its pods and their containers use, in the
 //! shape of upstream's `stats/v1alpha1`.
 //!
-//! Numbers come from the runtime and the kernel. Use of volumes is not measured.
+//! Numbers come from the runtime and the kernel, those of volumes from a walk that may be a minute old.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use skiff_host::{fs::FsUsage, process::MachineInfo};
 
-use crate::{cgroups::Throttling, cri::v1, labels, metrics::NodeUsage, pods::spec};
+use crate::{cgroups::Throttling, cri::v1, labels, metrics::NodeUsage, pods::spec, volumes::usage::VolumeUsage};
 
 /// What the runtime and the kernel say at one time.
 #[derive(Default)]
@@ -35,7 +35,11 @@ pub struct Sample {
     pub logs: BTreeMap<(String, String), u64>,
     /// By container id.
     pub throttling: BTreeMap<String, Throttling>,
+    pub volumes: Arc<VolumeTable>,
 }
+
+/// What volumes hold, by pod uid.
+pub type VolumeTable = BTreeMap<String, Vec<VolumeUsage>>;
 
 /// Counters of a network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -275,9 +279,22 @@ fn pod(
     if let Some(count) = sandbox.and_then(|sandbox| number(&sandbox.process.as_ref()?.process_count)) {
         value["process_stats"] = json!({"process_count": count});
     }
+    let volumes = sample.volumes.get(uid).map_or(&[][..], Vec::as_slice);
+    value["volume"] = volumes.iter().map(|usage| volume(usage, spec::namespace(pod), sample)).collect();
     let layers = containers.iter().filter_map(|stats| number(&stats.writable_layer.as_ref()?.used_bytes));
     let logs = sample.logs.iter().filter(|((pod, _), _)| pod == uid).map(|(_, bytes)| *bytes);
-    value["ephemeral-storage"] = file_system(sample.node_fs.as_ref(), Some(layers.chain(logs).sum()), None, sample);
+    let held = volumes.iter().filter(|usage| usage.place.is_ephemeral).map(|usage| usage.used.bytes);
+    let bytes = layers.chain(logs).chain(held).sum();
+    value["ephemeral-storage"] = file_system(sample.node_fs.as_ref(), Some(bytes), None, sample);
+    value
+}
+
+fn volume(usage: &VolumeUsage, namespace: &str, sample: &Sample) -> Value {
+    let mut value = file_system(Some(&usage.fs), Some(usage.used.bytes), Some(usage.used.inodes), sample);
+    value["name"] = usage.place.volume.as_str().into();
+    if let Some(claim) = &usage.place.claim {
+        value["pvcRef"] = json!({"name": claim, "namespace": namespace});
+    }
     value
 }
 
@@ -307,9 +324,23 @@ fn container(pod_uid: &str, stats: &v1::ContainerStats, sample: &Sample, brief: 
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::volumes::usage::{Place, Used};
 
     fn some(value: u64) -> Option<v1::UInt64Value> {
         Some(v1::UInt64Value { value })
+    }
+
+    pub fn volume(name: &str, claim: Option<&str>, bytes: u64) -> VolumeUsage {
+        VolumeUsage {
+            place: Place {
+                volume: name.into(),
+                claim: claim.map(str::to_owned),
+                path: "/v".into(),
+                is_ephemeral: claim.is_none(),
+            },
+            fs: FsUsage { capacity_bytes: 50, available_bytes: 10, inodes: 9, inodes_free: 4 },
+            used: Used { bytes, inodes: 2 },
+        }
     }
 
     /// A node with one pod of one container.
@@ -369,6 +400,7 @@ pub mod tests {
                 "status": {"startTime": "1970-01-01T00:00:02Z"}})).unwrap())],
             starts: [("id".to_owned(), Timestamp::from_second(3).unwrap())].into(),
             logs: [(("u".to_owned(), "c".to_owned()), 8)].into(),
+            volumes: Arc::new([("u".to_owned(), vec![volume("scratch", None, 3), volume("data", Some("claim"), 40)])].into()),
             throttling: [("id".to_owned(), Throttling { periods: 9, throttled: 2, seconds: 0.5 })].into(),
         }
     }
@@ -391,7 +423,17 @@ pub mod tests {
         let pod = &all["pods"][0];
         assert_eq!(pod["podRef"], json!({"name": "p", "namespace": "n", "uid": "u"}));
         assert_eq!((&pod["network"]["rxBytes"], &pod["process_stats"]["process_count"]), (&json!(11), &json!(2)));
-        assert_eq!(pod["ephemeral-storage"]["usedBytes"], 38, "layer and logs");
+        assert_eq!(pod["ephemeral-storage"]["usedBytes"], 41, "layer, logs and scratch");
+        assert_eq!(
+            pod["volume"],
+            json!([
+                {"time": "1970-01-01T00:00:10Z", "availableBytes": 10, "capacityBytes": 50, "usedBytes": 3,
+                    "inodesFree": 4, "inodes": 9, "inodesUsed": 2, "name": "scratch"},
+                {"time": "1970-01-01T00:00:10Z", "availableBytes": 10, "capacityBytes": 50, "usedBytes": 40,
+                    "inodesFree": 4, "inodes": 9, "inodesUsed": 2, "name": "data",
+                    "pvcRef": {"name": "claim", "namespace": "n"}},
+            ])
+        );
         let container = &pod["containers"][0];
         assert_eq!((&container["name"], &container["startTime"]), (&json!("c"), &json!("1970-01-01T00:00:03Z")));
         assert_eq!(container["cpu"]["time"], "1970-01-01T00:00:05Z");

@@ -296,6 +296,9 @@ pub fn nodes_tell_what_they_and_their_pods_use(cluster: &mut Cluster) -> Result<
     let container = &found["containers"][0];
     ensure!(container["memory"]["workingSetBytes"].as_u64().is_some_and(|bytes| bytes > 0), "{found}");
     ensure!(container["rootfs"]["usedBytes"].is_u64() && container["startTime"].is_string(), "{found}");
+    let is_account = |volume: &&Value| volume["name"].as_str().is_some_and(|name| name.starts_with("kube-api-access-"));
+    let account = found["volume"].as_array().into_iter().flatten().find(is_account).context("no volume")?;
+    ensure!(account["inodesUsed"].as_u64().is_some_and(|inodes| inodes > 3), "{account}");
     let brief: Value = serde_json::from_str(&raw("stats/summary?only_cpu_and_memory=true")?)?;
     ensure!(brief["node"]["fs"].is_null() && brief["node"]["cpu"].is_object(), "{}", brief["node"]);
     let metrics = raw("metrics/cadvisor")?;

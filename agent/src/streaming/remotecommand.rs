@@ -107,13 +107,17 @@ async fn to_streams(
                 }
             }
             Some((RESIZE, data)) if protocol.has_resize() => {
-                if let Some(resize) = &mut resize {
-                    resize.send(data).await?;
+                if let Some(send) = &mut resize
+                    && send.send(data).await.is_err()
+                {
+                    // The command has ended, and how is still to be read: a window that changes now must not cut that off.
+                    resize = None;
                 }
             }
             Some((CLOSE, data)) if protocol.has_close() && data[..] == [STDIN] => {
                 if let Some(mut send) = stdin.take() {
-                    send.finish().await?;
+                    // Refused when the command has ended before its input, which is as well.
+                    let _ = send.finish().await;
                 }
             }
             _ => {}

@@ -1,14 +1,17 @@
 //! Makes the volumes of pods ready on this host and removes them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume,
+};
+use parking_lot::Mutex;
 use skiff_api::GroupVersionResource;
 use skiff_client::Client;
 use skiff_host::mount;
@@ -21,6 +24,7 @@ use super::{
     payload::Collector,
     subpath,
     token::TokenCache,
+    usage::Place,
 };
 use crate::{
     container_config::{ConfigError, downward::NodeFacts, expansion::expand_strict},
@@ -63,6 +67,8 @@ pub struct VolumeHost {
     objects: Arc<ObjectCache>,
     tokens: TokenCache,
     certificates: CertificateCache,
+    /// Claims that are mounted: name and path by pod uid and volume.
+    claims: Mutex<HashMap<String, BTreeMap<String, (String, PathBuf)>>>,
 }
 
 impl VolumeHost {
@@ -72,7 +78,7 @@ impl VolumeHost {
         objects: Arc<ObjectCache>,
         certificates: CertificateCache,
     ) -> VolumeHost {
-        VolumeHost { pods_dir, client, objects, tokens: TokenCache::default(), certificates }
+        VolumeHost { pods_dir, client, objects, tokens: TokenCache::default(), certificates, claims: Mutex::default() }
     }
 
     /// Everything of a pod that is on this host lives here.
@@ -93,6 +99,28 @@ impl VolumeHost {
     /// Where an emptyDir volume of a pod is.
     pub fn empty_dir(&self, pod: &Pod, name: &str) -> PathBuf {
         self.volume_dir(pod, "empty-dir", name)
+    }
+
+    /// Where the volumes of a pod lie that can be measured.
+    pub fn places(&self, pod: &Pod) -> Vec<Place> {
+        let claims = self.claims.lock().get(spec::uid(pod)).cloned().unwrap_or_default();
+        let place = |volume: &Volume| {
+            let name = &volume.name;
+            let (path, claim) = if volume.empty_dir.is_some() {
+                (self.empty_dir(pod, name), None)
+            } else if let Some(kind) = payload_kind(volume) {
+                (self.volume_dir(pod, kind, name), None)
+            } else {
+                let (claim, path) = claims.get(name)?;
+                (path.clone(), Some(claim.clone()))
+            };
+            let on_disk = |source: &EmptyDirVolumeSource| source.medium.as_deref().unwrap_or_default().is_empty();
+            let is_ephemeral = volume.empty_dir.as_ref().is_some_and(on_disk)
+                || volume.config_map.is_some()
+                || volume.downward_api.is_some();
+            Some(Place { volume: name.clone(), claim, path, is_ephemeral })
+        };
+        spec::spec(pod).volumes.iter().flatten().filter_map(place).collect()
     }
 
     /// Where an image volume is mounted if the runtime cannot do it.
@@ -137,10 +165,10 @@ impl VolumeHost {
             return directories::host_path(source).map(|path| ready(path, false));
         }
         if let Some(source) = &volume.persistent_volume_claim {
-            return self.claim(pod, &source.claim_name, source.read_only == Some(true)).await;
+            return self.claim(pod, volume, &source.claim_name, source.read_only == Some(true)).await;
         }
         if volume.ephemeral.is_some() {
-            return self.claim(pod, &format!("{}-{}", spec::name(pod), volume.name), false).await;
+            return self.claim(pod, volume, &format!("{}-{}", spec::name(pod), volume.name), false).await;
         }
         if let Some(source) = &volume.image {
             let image = source.reference.clone().unwrap_or_default();
@@ -157,12 +185,7 @@ impl VolumeHost {
         let Some(collected) = collector.collect(volume).await? else {
             return Err("no volume plugin matched".to_owned());
         };
-        let kind = match volume {
-            Volume { config_map: Some(_), .. } => "configmap",
-            Volume { secret: Some(_), .. } => "secret",
-            Volume { downward_api: Some(_), .. } => "downward-api",
-            _ => "projected",
-        };
+        let kind = payload_kind(volume).unwrap_or_default();
         let directory = self.volume_dir(pod, kind, &volume.name);
         directories::payload_directory(&directory, matches!(kind, "secret" | "projected"))?;
         atomic_writer::publish(&directory, &collected.files)
@@ -176,7 +199,8 @@ impl VolumeHost {
     }
 
     /// The directory behind a claim that is bound to a local volume.
-    async fn claim(&self, pod: &Pod, name: &str, read_only: bool) -> Result<MountedVolume, String> {
+    async fn claim(&self, pod: &Pod, volume: &Volume, name: &str, read_only: bool) -> Result<MountedVolume, String> {
+        let mounted_as = volume.name.clone();
         let claims = GroupVersionResource::of::<PersistentVolumeClaim>();
         let claim = self.client.get(&claims, Some(spec::namespace(pod)), name).await.map_err(|e| e.to_string())?;
         let claim = claim.typed::<PersistentVolumeClaim>().map_err(|error| error.to_string())?;
@@ -205,6 +229,9 @@ impl VolumeHost {
             let only_root = policy.as_deref() == Some("OnRootMismatch");
             ownership::hand_over(&path, group, only_root).map_err(|error| format!("set fsGroup: {error}"))?;
         }
+        let mut claims = self.claims.lock();
+        claims.entry(spec::uid(pod).to_owned()).or_default().insert(mounted_as, (name.to_owned(), path.clone()));
+        drop(claims);
         Ok(MountedVolume { source: VolumeSource::Path(path), read_only })
     }
 
@@ -269,11 +296,9 @@ impl VolumeHost {
 
     /// Unmounts and removes everything of a pod. Safe to repeat.
     pub fn tear_down(&self, pod_uid: &str) -> io::Result<()> {
-        self.tokens.forget(pod_uid);
-        self.certificates.forget(pod_uid);
+        self.unmount(pod_uid)?;
         self.objects.forget(pod_uid);
         let directory = self.pod_dir(pod_uid);
-        unmount_below(&directory)?;
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -284,6 +309,7 @@ impl VolumeHost {
     pub fn unmount(&self, pod_uid: &str) -> io::Result<()> {
         self.tokens.forget(pod_uid);
         self.certificates.forget(pod_uid);
+        self.claims.lock().remove(pod_uid);
         unmount_below(&self.pod_dir(pod_uid))
     }
 }
@@ -297,6 +323,17 @@ fn unmount_below(directory: &Path) -> io::Result<()> {
     match mount::mounts_below(directory)?.first() {
         Some(point) => Err(io::Error::other(format!("{} is still mounted", point.display()))),
         None => Ok(()),
+    }
+}
+
+/// The folder name of volumes whose files we write, as upstream's.
+fn payload_kind(volume: &Volume) -> Option<&'static str> {
+    match volume {
+        Volume { config_map: Some(_), .. } => Some("configmap"),
+        Volume { secret: Some(_), .. } => Some("secret"),
+        Volume { downward_api: Some(_), .. } => Some("downward-api"),
+        Volume { projected: Some(_), .. } => Some("projected"),
+        _ => None,
     }
 }
 

@@ -11,6 +11,7 @@ mod ownership;
 mod payload;
 mod subpath;
 mod token;
+pub mod usage;
 
 pub use certificate::CertificateCache;
 pub use host::{MountedVolume, VolumeHost, VolumeSource, Volumes};
