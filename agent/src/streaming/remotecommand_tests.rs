@@ -115,15 +115,6 @@ async fn a_terminal_has_resize_and_no_stderr() {
     assert_eq!(received[&ERROR], FAILURE.as_bytes());
 }
 
-/// The runtime takes one size and closes that stream; the exit code comes through all the same.
-#[tokio::test]
-async fn sizes_that_nobody_takes_any_more_do_not_cut_off_the_status() {
-    let wanted = Wanted { stdin: false, stdout: true, stderr: false, tty: true };
-    let size = V5.framing.encode(RESIZE, br#"{"Width":80,"Height":24}"#);
-    let received = exec(V5, wanted, vec![size; 50]).await;
-    assert_eq!(received[&ERROR], FAILURE.as_bytes());
-}
-
 #[tokio::test]
 async fn the_oldest_protocol_gets_the_message_of_a_failure_as_text() {
     let wanted = Wanted { stdout: true, ..Wanted::default() };
