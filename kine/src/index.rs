@@ -347,13 +347,7 @@ mod tests {
 
     #[test]
     fn ranges_are_counted_as_a_walk_would_count_them_now_and_in_the_past() {
-        let mut random = 0x2545_f491_4f6c_dd1d_u64;
-        let mut next = move |below: usize| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            (random % below as u64) as usize
-        };
+        let mut next = crate::test_random::numbers();
         let mut index = Index::new();
         let key = |n: usize| Bytes::from(format!("k{n:05}"));
         let (mut known, mut unknown) = (0, 0);

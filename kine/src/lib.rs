@@ -38,6 +38,8 @@ mod sql;
 mod store;
 #[cfg(test)]
 mod store_tests;
+#[cfg(test)]
+mod test_random;
 mod ttl;
 mod txn;
 mod watcher;

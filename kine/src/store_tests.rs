@@ -9,10 +9,19 @@ use crate::log::{Batch, Loaded, Log, LogError, LogReader, LogSize, Reclaim, Reco
 use crate::revision::RecordId;
 use crate::*;
 
-/// A memory log whose appends fail on demand.
+/// A memory log whose appends fail on demand, and whose readers do something else before every page.
+#[derive(Default)]
 struct FaultyLog {
     inner: MemoryLog,
     fault: Arc<AtomicU8>,
+    interrupt: Interrupt,
+}
+
+type Interrupt = Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>;
+
+struct InterruptedReader {
+    inner: Box<dyn LogReader>,
+    interrupt: Interrupt,
 }
 
 const FAIL_CLEANLY: u8 = 1;
@@ -62,7 +71,7 @@ impl Log for FaultyLog {
     }
 
     fn reader(&self) -> Result<Box<dyn LogReader>, LogError> {
-        self.inner.reader()
+        Ok(Box::new(InterruptedReader { inner: self.inner.reader()?, interrupt: self.interrupt.clone() }))
     }
 
     fn close(self: Box<Self>) -> Result<(), LogError> {
@@ -70,9 +79,26 @@ impl Log for FaultyLog {
     }
 }
 
+impl LogReader for InterruptedReader {
+    fn records(&mut self, from: RecordId, count: usize, bytes: usize) -> Result<Vec<Record>, LogError> {
+        if let Some(interrupt) = self.interrupt.get() {
+            interrupt();
+        }
+        self.inner.records(from, count, bytes)
+    }
+
+    fn get(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, LogError> {
+        self.inner.get(ids)
+    }
+
+    fn size(&mut self) -> Result<LogSize, LogError> {
+        self.inner.size()
+    }
+}
+
 fn faulty() -> (Store, Arc<AtomicU8>) {
     let fault = Arc::new(AtomicU8::new(0));
-    let log = FaultyLog { inner: MemoryLog::default(), fault: fault.clone() };
+    let log = FaultyLog { fault: fault.clone(), ..FaultyLog::default() };
     (Store::over(Box::new(log), &StoreOptions::default()).unwrap(), fault)
 }
 
@@ -260,13 +286,7 @@ async fn a_file_of_the_first_schema_is_rewritten_and_keeps_everything() {
 async fn compactions_and_restarts_change_nothing_that_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let options = StoreOptions::sqlite(folder.path().join("state.db"));
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = move |below: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % below
-    };
+    let mut next = crate::test_random::numbers();
     let mut model: std::collections::BTreeMap<String, Vec<u8>> = Default::default();
     for round in 0..8 {
         let store = Store::open(options.clone()).await.unwrap();
@@ -280,7 +300,7 @@ async fn compactions_and_restarts_change_nothing_that_can_be_read() {
                         Op::Delete(DeleteRequest { range: KeyRange::key(key), prev_kv: false })
                     }
                     _ => {
-                        let value = noise(1 + next(700) as usize);
+                        let value = noise(1 + next(700));
                         model.insert(key.clone(), value.clone());
                         Op::Put(PutRequest::new(key, value))
                     }
@@ -289,7 +309,7 @@ async fn compactions_and_restarts_change_nothing_that_can_be_read() {
             }
             futures_util::future::try_join_all(waits).await.unwrap();
             if next(3) == 0 {
-                let behind = Revision(next(100));
+                let behind = Revision(next(100) as u64);
                 let revision = Revision(store.current_revision().0 - behind.0.min(store.current_revision().0 - 1));
                 let _ = store.compact(revision, next(2) == 0).await;
             }
@@ -310,74 +330,10 @@ async fn compactions_and_restarts_change_nothing_that_can_be_read() {
     }
 }
 
-/// A memory log whose readers do something else before every page.
-struct InterruptedLog {
-    inner: MemoryLog,
-    interrupt: Interrupt,
-}
-
-type Interrupt = Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>;
-
-struct InterruptedReader {
-    inner: Box<dyn LogReader>,
-    interrupt: Interrupt,
-}
-
-impl Log for InterruptedLog {
-    fn load(&mut self, visit: &mut dyn FnMut(Record)) -> Result<Loaded> {
-        self.inner.load(visit)
-    }
-
-    fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
-        self.inner.append(batch)
-    }
-
-    fn last_id(&mut self) -> Result<Option<RecordId>, LogError> {
-        self.inner.last_id()
-    }
-
-    fn delete(&mut self, ids: &[RecordId], budget: Duration) -> Result<usize, LogError> {
-        self.inner.delete(ids, budget)
-    }
-
-    fn reclaim(&mut self, how: Reclaim) -> Result<bool, LogError> {
-        self.inner.reclaim(how)
-    }
-
-    fn in_use(&mut self) -> Result<u64, LogError> {
-        self.inner.in_use()
-    }
-
-    fn reader(&self) -> Result<Box<dyn LogReader>, LogError> {
-        Ok(Box::new(InterruptedReader { inner: self.inner.reader()?, interrupt: self.interrupt.clone() }))
-    }
-
-    fn close(self: Box<Self>) -> Result<(), LogError> {
-        Ok(())
-    }
-}
-
-impl LogReader for InterruptedReader {
-    fn records(&mut self, from: RecordId, count: usize, bytes: usize) -> Result<Vec<Record>, LogError> {
-        if let Some(interrupt) = self.interrupt.get() {
-            interrupt();
-        }
-        self.inner.records(from, count, bytes)
-    }
-
-    fn get(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, LogError> {
-        self.inner.get(ids)
-    }
-
-    fn size(&mut self) -> Result<LogSize, LogError> {
-        self.inner.size()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_of_all_history_see_one_although_compaction_moves_on_with_every_page() {
     let interrupt = Interrupt::default();
-    let log = InterruptedLog { inner: MemoryLog::default(), interrupt: interrupt.clone() };
+    let log = FaultyLog { interrupt: interrupt.clone(), ..FaultyLog::default() };
     let store = Store::over(Box::new(log), &StoreOptions::default()).unwrap();
     for i in 0..4 * limits::LOG_PAGE_RECORDS {
         let key = format!("/k/{}", i % 100);

@@ -227,13 +227,7 @@ mod tests {
     async fn whatever_a_client_sends_is_answered_or_refused() {
         let store = Store::open(StoreOptions::memory()).await.unwrap();
         let seed = seed().encode_to_vec();
-        let mut random = 0x2545_f491_4f6c_dd1d_u64;
-        let mut next = move |below: usize| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            (random % below as u64) as usize
-        };
+        let mut next = crate::test_random::numbers();
         let mut accepted = 0;
         for _ in 0..20_000 {
             let mut bytes = seed.clone();

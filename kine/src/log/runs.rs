@@ -337,13 +337,7 @@ mod tests {
     fn in_any_order_no_key_comes_back() {
         // Keys that are put and deleted again and again, in runs of all sizes; whatever is on the disk, a key
         // whose last tombstone has gone has no version left.
-        let mut random = 0x2545_f491_4f6c_dd1d_u64;
-        let mut next = move |below: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % below
-        };
+        let mut next = crate::test_random::numbers();
         const KEYS: [(&str, &str); 4] = [("a", "-a"), ("b", "-b"), ("c", "-c"), ("d", "-d")];
         for _ in 0..200 {
             let mut runs = Runs::default();
@@ -353,7 +347,7 @@ mod tests {
                 let first = id(revision);
                 let mut run = Vec::new();
                 for _ in 0..=next(6) {
-                    let (key, dead) = (next(4) as usize, next(3) == 0);
+                    let (key, dead) = (next(4), next(3) == 0);
                     run.push(record(revision, if dead { KEYS[key].1 } else { KEYS[key].0 }));
                     stored.insert(id(revision), (key, dead));
                     revision += 1;
@@ -366,7 +360,7 @@ mod tests {
             runs.add(last[0].id, &last);
             let mut left: Vec<RecordId> = stored.keys().copied().collect();
             while !left.is_empty() || runs.has_work() {
-                let count = (1 + next(9) as usize).min(left.len());
+                let count = (1 + next(9)).min(left.len());
                 let ids: Vec<RecordId> = left.drain(..count).collect();
                 let plan = runs.plan(&ids);
                 for change in &plan.changes {
