@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         kube_rs::kube_rs_deploys_watches_patches_and_streams,
         libraries::the_python_client_runs_commands_in_pods,
         libraries::the_javascript_client_runs_commands_in_pods,
+        libraries::helm_installs_upgrades_rolls_back_and_uninstalls,
         network::pods_reach_each_other_across_nodes_with_their_own_addresses,
         network::services_answer_from_pods_and_hosts_by_cluster_ip_and_node_port,
         network::names_resolve_over_udp_and_tcp,

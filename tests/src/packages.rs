@@ -32,6 +32,20 @@ pub fn python() -> Result<PathBuf> {
     Ok(interpreter)
 }
 
+/// Helm as a library for x86-64: its own Go code behind a C interface, in a
+/// package for a newer Python than Debian's, whose Python part is not used.
+const HELM: &str = "helm-sdkpy==0.1.32";
+
+/// The library with Helm.
+pub fn helm() -> Result<PathBuf> {
+    let folder = tools().join("helm");
+    install(&folder, || {
+        let options = ["-m", "pip", "install", "--quiet", "--no-deps", "--ignore-requires-python", "--target"];
+        run(Command::new(python()?).args(options).arg(&folder).arg(HELM))
+    })?;
+    Ok(folder.join("helm_sdkpy/_lib/linux-amd64/libhelm_sdkpy.so"))
+}
+
 /// A folder whose `node_modules` has the JavaScript client.
 pub fn javascript() -> Result<PathBuf> {
     let folder = tools().join("javascript");
@@ -48,6 +62,12 @@ pub fn javascript() -> Result<PathBuf> {
 pub fn drive_python(cluster: &mut Cluster, name: &str) -> Result<()> {
     let interpreter = python()?;
     drive(cluster, "python", Command::new(interpreter).arg(script("python", name)))
+}
+
+/// Runs the script that drives Helm.
+pub fn drive_helm(cluster: &mut Cluster) -> Result<()> {
+    let (interpreter, library) = (python()?, helm()?);
+    drive(cluster, "helm", Command::new(interpreter).arg(script("python", "helm.py")).env("HELM", library))
 }
 
 /// Runs a script with the JavaScript client.
@@ -67,10 +87,11 @@ fn drive(cluster: &mut Cluster, language: &str, program: &mut Command) -> Result
     cluster.in_namespace(language, |cluster, kubectl| {
         let mut command = Command::new("nsenter");
         command
-            .args(["-t", &cluster.server.pid().to_string(), "-n", "--", "timeout", "180"])
+            .args(["-t", &cluster.server.pid().to_string(), "-n", "--", "timeout", "400"])
             .arg(program.get_program())
             .args(program.get_args())
             .arg(language)
+            .envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))))
             .env("KUBECONFIG", &kubectl.kubeconfig)
             .env("BUSYBOX", BUSYBOX);
         text(&format!("the {language} client"), command.output()?).map(drop)

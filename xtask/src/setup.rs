@@ -75,6 +75,7 @@ pub fn setup(tests: bool) -> Result<()> {
     println!("kubectl: {}", kubectl.display());
     if tests {
         println!("python client: {}", skiff_tests::packages::python()?.display());
+        println!("helm: {}", skiff_tests::packages::helm()?.display());
         println!("javascript client: {}", skiff_tests::packages::javascript()?.display());
     }
     Ok(())
