@@ -13,8 +13,14 @@ pub struct TimeError(String);
 
 /// Why text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("time: invalid duration \"{0}\"")]
-pub struct DurationError(String);
+pub enum DurationError {
+    #[error("time: invalid duration \"{0}\"")]
+    Invalid(String),
+    #[error("time: missing unit in duration \"{0}\"")]
+    MissingUnit(String),
+    #[error("time: unknown unit \"{unit}\" in duration \"{text}\"")]
+    UnknownUnit { unit: String, text: String },
+}
 
 /// Reads RFC 3339 text; an offset is required, as in upstream.
 pub fn parse(text: &str) -> Result<Timestamp, TimeError> {
@@ -79,7 +85,7 @@ pub fn age(time: Option<&str>, now: Timestamp) -> String {
 
 /// Reads Go duration text such as `1h2m3.5s` or `300ms`.
 pub fn parse_duration(text: &str) -> Result<SignedDuration, DurationError> {
-    let fail = || DurationError(text.to_owned());
+    let fail = || DurationError::Invalid(text.to_owned());
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -92,19 +98,23 @@ pub fn parse_duration(text: &str) -> Result<SignedDuration, DurationError> {
         return Err(fail());
     }
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(fail)?;
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let (number, tail) = rest.split_at(end);
         let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(end);
         rest = tail;
+        if number.is_empty() || number == "." {
+            return Err(fail());
+        }
         let unit: i128 = match unit {
+            "" => return Err(DurationError::MissingUnit(text.to_owned())),
             "ns" => 1,
             "us" | "µs" | "μs" => 1_000,
             "ms" => 1_000_000,
             "s" => 1_000_000_000,
             "m" => 60_000_000_000,
             "h" => 3_600_000_000_000,
-            _ => return Err(fail()),
+            unit => return Err(DurationError::UnknownUnit { unit: unit.to_owned(), text: text.to_owned() }),
         };
         total = total.checked_add(amount(number, unit).ok_or_else(fail)?).ok_or_else(fail)?;
     }

@@ -30,6 +30,7 @@ mod metrics;
 mod negotiation;
 mod openapi;
 pub mod options;
+mod patience;
 mod process_metrics;
 pub mod proxy;
 pub mod registry;

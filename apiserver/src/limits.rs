@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const BODY_BYTES_MAX: usize = 3 << 20;
 /// Time an ordinary request may take. More: 504.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time a write of one object may take. More: 504.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(34);
 /// Reading and mutating requests in flight. More: 429.
 pub const READS_IN_FLIGHT_MAX: usize = 400;
 pub const WRITES_IN_FLIGHT_MAX: usize = 200;

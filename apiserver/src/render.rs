@@ -184,7 +184,8 @@ pub fn list(
 
 /// Whether the kind's lists are typed upstream: their items do not repeat the type that the list names.
 fn is_typed(row: &Resource) -> bool {
-    row.origin != Origin::Custom
+    // What is not stored comes from this server's own structures.
+    row.origin != Origin::Custom || row.storage.is_none()
 }
 
 fn without_type(mut object: Value) -> Value {

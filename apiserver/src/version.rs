@@ -2,12 +2,21 @@
 
 use serde::Serialize;
 
+/// Minor version of the API that is served.
+const MINOR: u32 = 37;
+
 /// What the server says about itself.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VersionInfo {
     pub major: String,
     pub minor: String,
+    /// The version whose behaviour is shown: always the own one.
+    pub emulation_major: String,
+    pub emulation_minor: String,
+    /// The oldest version that a server beside this one may have: one less.
+    pub min_compatibility_major: String,
+    pub min_compatibility_minor: String,
     /// For example `v1.37.0+skiff1`.
     pub git_version: String,
     pub git_commit: String,
@@ -50,8 +59,12 @@ impl Default for VersionInfo {
         };
         VersionInfo {
             major: "1".to_owned(),
-            minor: "37".to_owned(),
-            git_version: "v1.37.0+skiff1".to_owned(),
+            minor: MINOR.to_string(),
+            emulation_major: "1".to_owned(),
+            emulation_minor: MINOR.to_string(),
+            min_compatibility_major: "1".to_owned(),
+            min_compatibility_minor: (MINOR - 1).to_string(),
+            git_version: format!("v1.{MINOR}.0+skiff1"),
             git_commit: String::new(),
             git_tree_state: "clean".to_owned(),
             build_date: "1970-01-01T00:00:00Z".to_owned(),

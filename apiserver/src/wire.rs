@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 use serde_json::Value;
-use skiff_api::{GroupVersionKind, Reason, Status, codec, codec::json::JsonError, schema::Root};
+use skiff_api::{
+    GroupVersionKind, Reason, Status, apply::managed_fields::ManagedFields, codec, codec::json::JsonError, schema::Root,
+};
 
 use crate::{options::FieldValidation, warnings::Warnings};
 
@@ -178,6 +180,7 @@ pub fn conform(
 
 /// Defaults, then the canonical form.
 pub fn settle(root: &Root, value: &mut Value) {
+    ManagedFields::mark_reset(value);
     skiff_api::schema::defaults::apply(root, value);
     codec::json::canonicalize(root, value);
 }

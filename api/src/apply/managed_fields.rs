@@ -130,6 +130,15 @@ impl ManagedFields {
         entries.is_some_and(|entries| matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty()))
     }
 
+    /// An empty list asks for the same, but would be lost in the canonical form: it becomes one empty entry.
+    pub fn mark_reset(object: &mut Value) {
+        if let Some(Value::Array(entries)) = object.pointer_mut("/metadata/managedFields")
+            && entries.is_empty()
+        {
+            entries.push(Value::Object(Map::new()));
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -19,6 +19,7 @@ use super::{
     strict::{self, Path},
 };
 use crate::{
+    apply::managed_fields::ManagedFields,
     limits::{JSON_DEPTH_MAX, UNKNOWN_FIELDS_MAX},
     quantity::Quantity,
     schema::{Field, Kind, Message, MessageId, Root, Scalar, Schema},
@@ -46,6 +47,7 @@ pub(super) fn finish(root: Option<&Root>, mut value: Value, duplicate: Vec<Strin
     let unknown = match root {
         Some(root) => {
             let unknown = conform(root, &mut value)?;
+            ManagedFields::mark_reset(&mut value);
             minimize(root, &mut value);
             unknown
         }

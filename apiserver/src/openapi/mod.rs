@@ -32,6 +32,8 @@ use skiff_client::Body;
 use crate::{
     aggregation::{Aggregator, Learned, openapi as merge},
     body::accepts_gzip,
+    negotiation::{self, Clause},
+    wire::JSON,
 };
 
 /// Media type of the protobuf form, as asked for by kubectl and client-go.
@@ -127,14 +129,13 @@ impl OpenApi {
     }
 
     fn serve_v2(&self, headers: &HeaderMap) -> Response<Body> {
-        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let wants_protobuf = accept.split(',').any(|kind| V2_PROTOBUF.contains(&kind.trim()));
-        let (document, content_type) = if wants_protobuf {
+        let Some(chosen) = choose(headers, &[JSON, V2_PROTOBUF[0], V2_PROTOBUF[1]]) else { return not_acceptable() };
+        let (document, content_type) = if chosen > 0 {
             let make = |rows: &[Arc<Resource>]| v2_protobuf::encode(&self.v2(rows));
             (self.made(|made| &mut made.v2_protobuf, make), V2_PROTOBUF_ANSWER)
         } else {
             let make = |rows: &[Arc<Resource>]| json(&self.v2(rows));
-            (self.made(|made| &mut made.v2_json, make), "application/json")
+            (self.made(|made| &mut made.v2_json, make), JSON)
         };
         answer(&document, content_type, headers, false)
     }
@@ -153,17 +154,19 @@ impl OpenApi {
         }
         merge::merge_v3(&mut paths, &self.learned());
         let index = Document::new(&json(&serde_json::json!({"paths": paths})));
-        answer(&index, "application/json", headers, false)
+        answer(&index, JSON, headers, false)
     }
 
     fn serve_v3(&self, name: &str, query: &str, headers: &HeaderMap) -> Option<Response<Body>> {
         let document = self.v3(name)?;
         let asked = query.split('&').find_map(|pair| pair.strip_prefix("hash="));
         match asked {
-            Some(hash) if *hash == *document.hash => Some(answer(&document, "application/json", headers, true)),
             // The document has changed since the index was read.
-            Some(_) => Some(redirect(&format!("/openapi/v3/{name}?hash={}", document.hash))),
-            None => Some(answer(&document, "application/json", headers, false)),
+            Some(hash) if *hash != *document.hash => {
+                Some(redirect(&format!("/openapi/v3/{name}?hash={}", document.hash)))
+            }
+            _ if choose(headers, &[JSON]).is_none() => Some(not_acceptable()),
+            asked => Some(answer(&document, JSON, headers, asked.is_some())),
         }
     }
 
@@ -210,11 +213,33 @@ fn json(value: &serde_json::Value) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
+/// Which of `types` a client likes best; nothing said means the first.
+fn choose(headers: &HeaderMap, types: &[&str]) -> Option<usize> {
+    if !headers.contains_key(header::ACCEPT) {
+        return Some(0);
+    }
+    let liked = |clause: &Clause| {
+        types
+            .iter()
+            .position(|media| matches!(clause.media.as_str(), "*/*" | "application/*") || clause.media == *media)
+    };
+    negotiation::clauses(headers).iter().find_map(liked)
+}
+
+/// 406 without a word, as upstream has it here.
+fn not_acceptable() -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
 /// 304 when the client has this document already.
 fn answer(document: &Document, content_type: &'static str, headers: &HeaderMap, immutable: bool) -> Response<Body> {
     let etag = format!("\"{}\"", document.hash);
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let fresh = known.is_some_and(|known| known.split(',').any(|tag| tag.trim() == etag));
+    let mut known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let same = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag;
+    let fresh = known.any(|tags| tags.split(',').any(|tag| same(tag.trim())));
     let compressed = accepts_gzip(headers);
     let (code, body) = match (fresh, compressed) {
         (true, _) => (StatusCode::NOT_MODIFIED, Bytes::new()),
@@ -273,6 +298,40 @@ mod tests {
         let (code, headers, _) = get(path, "hash=OLD", None);
         assert_eq!(code, StatusCode::MOVED_PERMANENTLY);
         assert_eq!(headers[header::LOCATION], url);
+    }
+
+    #[test]
+    fn documents_come_in_the_type_that_was_asked_for_or_not_at_all() {
+        let answer = |path: &str, accept: &str| {
+            let (code, headers, body) = get(path, "", Some(accept));
+            let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap().to_owned());
+            (code.as_u16(), kind.unwrap_or_default(), body.is_empty())
+        };
+        let json = || (200, JSON.to_owned(), false);
+        assert_eq!(answer("/openapi/v2", "application/xml, */*;q=0.1"), json());
+        assert_eq!(answer("/openapi/v2", "application/*"), json());
+        for protobuf in V2_PROTOBUF {
+            let liked = format!("{JSON};q=0.5, {protobuf}");
+            assert_eq!(answer("/openapi/v2", &liked), (200, V2_PROTOBUF_ANSWER.to_owned(), false));
+        }
+        assert_eq!(answer("/openapi/v2", &format!("{JSON}, {};q=0.5", V2_PROTOBUF[0])), json());
+        for path in ["/openapi/v2", "/openapi/v3/apis/apps/v1"] {
+            assert_eq!(answer(path, "application/xml"), (406, String::new(), true));
+        }
+    }
+
+    #[test]
+    fn a_known_document_is_not_sent_again() {
+        let openapi = OpenApi::new(Arc::new(ResourceRegistry::builtin()), "v1.37.0");
+        for path in ["/openapi/v2", "/openapi/v3", "/openapi/v3/apis/apps/v1"] {
+            let etag = get(path, "", None).1[header::ETAG].to_str().unwrap().to_owned();
+            for known in [etag.clone(), format!("\"old\", W/{etag}"), "*".to_owned()] {
+                let mut headers = HeaderMap::new();
+                headers.insert(header::IF_NONE_MATCH, HeaderValue::from_str(&known).unwrap());
+                let response = openapi.serve(path, "", &headers).expect("a document");
+                assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{path} {known}");
+            }
+        }
     }
 
     #[test]

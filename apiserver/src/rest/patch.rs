@@ -162,10 +162,7 @@ fn parse_apply(call: &Call<'_>, options: &WriteOptions, body: &Bytes) -> Result<
         }
     }
     wire::check_type(&gvk, &mut config)?;
-    if config["metadata"]
-        .get("managedFields")
-        .is_some_and(|fields| fields.as_array().is_none_or(|list| !list.is_empty()))
-    {
+    if config["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     Ok(Patch::Apply(config))

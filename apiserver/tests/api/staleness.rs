@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use crate::harness::*;
 
-/// A backend whose changes reach the caches only while `open`, and which never finds keys named `stuck`.
+/// A backend whose changes reach the caches only while `open`, and which never finds keys named `stuck`,
+/// nor what was in a namespace of that name.
 struct Lagging {
     inner: Arc<dyn Backend>,
     open: watch::Receiver<bool>,
@@ -38,6 +39,9 @@ impl Backend for Lagging {
         limit: Option<usize>,
         at: Option<Revision>,
     ) -> Result<Listing, StorageError> {
+        if prefix.contains("/stuck") && at.is_some() {
+            std::future::pending::<()>().await;
+        }
         self.inner.list(prefix, after, limit, at).await
     }
 
@@ -151,17 +155,44 @@ async fn deletions_and_creations_see_what_was_just_written() {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_a_minute_is_given_up() {
+async fn requests_are_given_up_when_their_time_is_over() {
     let (api, _caches) = lagging().await;
     api.get(MAPS).await;
+    let write = "Timeout: request did not complete within requested timeout - context deadline exceeded";
+    let other = "Timeout: request did not complete within the allotted timeout";
     // From here on time passes as soon as nobody has anything to do.
     tokio::time::pause();
-    let begun = tokio::time::Instant::now();
-    let answer = api.patch(&format!("{MAPS}/stuck"), "merge", json!({})).await;
-    assert_eq!(begun.elapsed().as_secs(), 60);
-    assert_eq!((answer.code, &answer.body["reason"]), (504, &json!("Timeout")));
-    assert_eq!(answer.body["message"], "Timeout: request did not complete within the allotted timeout");
+    for (path, seconds, message) in [
+        (format!("{MAPS}/stuck"), 34, write),
+        (format!("{MAPS}/stuck?timeout=1m"), 34, write),
+        (format!("{MAPS}/stuck?timeout=5s"), 5, write),
+        (format!("{MAPS}/stuck?timeout=0"), 34, write),
+        (PAST.to_owned(), 60, other),
+        (format!("{PAST}&timeout=1500ms"), 1, other),
+    ] {
+        let begun = tokio::time::Instant::now();
+        let answer = if path.contains("configmaps/stuck") {
+            api.patch(&path, "merge", json!({})).await
+        } else {
+            api.get(&path).await
+        };
+        assert_eq!(begun.elapsed().as_secs(), seconds, "{path}");
+        assert_eq!((answer.code, &answer.body["reason"]), (504, &json!("Timeout")), "{path}");
+        assert_eq!(answer.body["message"], message, "{path}");
+    }
+    for (text, why) in [
+        ("soon", "time: invalid duration \"soon\""),
+        ("5", "time: missing unit in duration \"5\""),
+        ("5d", "time: unknown unit \"d\" in duration \"5d\""),
+    ] {
+        let refused = api.get(&format!("{MAPS}?timeout={text}")).await;
+        let message = format!("invalid timeout specified in the request URL - {why}");
+        assert_eq!((refused.code, &refused.body["message"]), (400, &json!(message)));
+    }
 }
+
+/// A list of the past, which the store never gives.
+const PAST: &str = "/api/v1/namespaces/stuck/configmaps?resourceVersionMatch=Exact&resourceVersion=2";
 
 #[tokio::test]
 async fn a_watch_from_before_the_history_is_expired() {
