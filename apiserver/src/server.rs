@@ -24,7 +24,7 @@ use crate::{
         Authentication, TokenAuthenticator, TokenIssuer, TokenUnion, UserInfo, bootstrap_token::BootstrapTokens,
         impersonation, request_header, service_account::ServiceAccountAuthenticator, token, user, x509::CaSet,
     },
-    authz::{self, Authorizer, Masters, node::NodeAuthorizer, rbac::Rbac},
+    authz::{self, Authorizer, Decision, Masters, node::NodeAuthorizer, rbac::Rbac},
     body::{self, Body},
     caches::Caches,
     crd::CustomResources,
@@ -35,7 +35,6 @@ use crate::{
     metrics::{self, metrics},
     openapi::OpenApi,
     options::Query,
-    patience::Patience,
     process_metrics,
     proxy::{self, NodeDialer, Proxy, ProxyConfig},
     registry::{self, Dependencies, store::Store},
@@ -46,7 +45,7 @@ use crate::{
     serve::{ConnectionInfo, Handler},
     storage::{Backend, measured::Measured},
     version::VersionInfo,
-    warnings::Warnings,
+    warnings::{Annotations, Warnings},
     webhook::Webhooks,
 };
 
@@ -381,30 +380,52 @@ impl ApiServer {
             (None, Some(connection)) => self.0.authentication.authenticate(request.headers(), connection).await,
             (None, None) => Ok(UserInfo::anonymous()),
         };
+        let id = audit_id.to_str().unwrap_or_default();
+        let log = self.0.audit.get();
         let authenticated = match authenticated {
             Ok(user) => user,
-            Err(status) => return body::failure(&status),
+            Err(status) => {
+                let event = log.and_then(|log| log.unauthenticated(info, connection, &request, id));
+                if let (Some(log), Some(event)) = (log, event) {
+                    log.write(event).await;
+                }
+                return body::failure(&status);
+            }
         };
-        let audit = self.0.audit.get().map(|audit| (audit, authenticated.clone()));
+        let streams = info.is_long_running() || is_watch(&request);
+        let (mut audited, mut real) = (None, None);
+        if let Some(log) = log {
+            let started = log.begin(info, &authenticated, connection, &mut request, id).await;
+            audited = started.map(|started| (log, started));
+            real = Some(authenticated.clone());
+        }
         let user = match self.impersonated(authenticated, request.headers()) {
             Ok(user) => user,
-            Err(status) => return body::failure(&status),
+            Err(status) => {
+                let response = body::failure(&status);
+                return match audited {
+                    Some((log, started)) => log.finish(started, response, false).await,
+                    None => response,
+                };
+            }
         };
         // Credentials end here: nothing behind may forward them.
         token::strip(request.headers_mut());
         impersonation::strip(request.headers_mut());
         request_header::strip(request.headers_mut());
-        let Some((audit, real)) = audit else { return self.admitted(info, user, request).await };
-        let id = audit_id.to_str().unwrap_or_default();
-        let Some(mut started) = audit.begin(info, &real, connection, &mut request, id).await else {
-            return self.admitted(info, user, request).await;
-        };
-        if real != user {
+        let Some((log, mut started)) = audited else { return self.admitted(info, user, request).await };
+        if real.as_ref() != Some(&user) {
             started.impersonated(&user);
         }
-        let streams = info.is_long_running() || is_watch(&request);
-        let response = self.admitted(info, user, request).await;
-        audit.finish(started, response, streams).await
+        match AssertUnwindSafe(self.admitted(info, user, request)).catch_unwind().await {
+            Ok(response) => log.finish(started, response, streams).await,
+            Err(panic) => {
+                let what = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+                let what = what.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                log.panicked(started, &what).await;
+                std::panic::resume_unwind(panic)
+            }
+        }
     }
 
     /// Waits for a seat, then goes on.
@@ -424,17 +445,29 @@ impl ApiServer {
 
     /// What follows once the request has its seat.
     async fn seated(&self, info: &RequestInfo, user: UserInfo, request: Request<Body>) -> Response<Body> {
-        if let Err(status) = self.authorize(info, &user, request.headers()) {
-            return body::failure(&status);
+        let (decision, refusal) = self.authorize(info, &user, request.headers());
+        let mut response = match refusal {
+            Some(status) => body::failure(&status),
+            None => self.answered(info, user, request).await,
+        };
+        if self.0.audit.get().is_some() {
+            let notes = response.extensions_mut().get_or_insert_default::<Annotations>();
+            let (said, reason) = match decision {
+                Decision::Allow(reason) => ("allow", reason),
+                Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
+            };
+            notes.push(("authorization.k8s.io/decision".to_owned(), said.to_owned()));
+            notes.push(("authorization.k8s.io/reason".to_owned(), reason));
         }
+        response
+    }
+
+    /// What follows once the request is allowed.
+    async fn answered(&self, info: &RequestInfo, user: UserInfo, request: Request<Body>) -> Response<Body> {
         let long = info.is_long_running() || is_watch(&request);
         if long {
             return self.route(info, &user, request).await;
         }
-        let patience = match Patience::of(info, request.uri().query().unwrap_or_default()) {
-            Ok(patience) => patience,
-            Err(status) => return body::failure(&status),
-        };
         let answer = async {
             if writes(&info.verb) {
                 self.to_its_end(info, user, request).await
@@ -442,9 +475,9 @@ impl ApiServer {
                 self.route(info, &user, request).await
             }
         };
-        match timeout(patience.duration, answer).await {
+        match timeout(limits::REQUEST_TIMEOUT, answer).await {
             Ok(response) => response,
-            Err(_) => body::failure(&Status::timeout(patience.over, 0)),
+            Err(_) => body::failure(&Status::timeout("request did not complete within the allotted timeout", 0)),
         }
     }
 
@@ -470,19 +503,21 @@ impl ApiServer {
         }
     }
 
-    fn authorize(&self, info: &RequestInfo, user: &UserInfo, headers: &http::HeaderMap) -> Result<(), Status> {
+    /// The decision, and the refusal when it is one.
+    fn authorize(&self, info: &RequestInfo, user: &UserInfo, headers: &http::HeaderMap) -> (Decision, Option<Status>) {
         let check = |verb: &str| {
             let attributes = info.attributes(user, verb);
             let decision = self.0.authorizer.authorize(&attributes);
-            if decision.is_allowed() { Ok(()) } else { Err(authz::forbidden(&attributes, &decision)) }
+            let refusal = (!decision.is_allowed()).then(|| authz::forbidden(&attributes, &decision));
+            (decision, refusal)
         };
-        check(&info.verb)?;
+        let first = check(&info.verb);
         // A WebSocket is opened with GET but does what POST does.
         let streams = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
-        if streams && info.verb == "get" && headers.contains_key(header::UPGRADE) {
-            check("create")?;
+        if first.1.is_none() && streams && info.verb == "get" && headers.contains_key(header::UPGRADE) {
+            return check("create");
         }
-        Ok(())
+        first
     }
 
     async fn route(&self, info: &RequestInfo, user: &UserInfo, request: Request<Body>) -> Response<Body> {
@@ -604,7 +639,7 @@ impl ApiServer {
 }
 
 /// Whether a verb changes something.
-pub(crate) fn writes(verb: &str) -> bool {
+fn writes(verb: &str) -> bool {
     matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection")
 }
 

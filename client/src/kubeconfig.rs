@@ -23,6 +23,8 @@ pub const SERVICE_ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceacc
 pub struct Access {
     /// `host:port`.
     pub address: String,
+    /// What stands behind it in the file's URL; `/` when nothing does.
+    pub path: String,
     /// Name that the server's certificate must carry.
     pub server_name: String,
     pub ca_pem: Vec<u8>,
@@ -100,6 +102,7 @@ impl Access {
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Ok(Access {
             address,
+            path: "/".to_owned(),
             server_name: host.to_owned(),
             ca_pem: read("ca.crt")?,
             identity: Identity::TokenFile(directory.join("token")),
@@ -124,12 +127,13 @@ fn parse(text: &str, base: &Path, context: Option<&str>) -> Result<Access, Strin
     let context = find(&file.contexts, context, "context")?;
     let cluster = find(&file.clusters, &context.cluster, "cluster")?;
     let user = find(&file.users, &context.user, "user")?;
-    let (host, port) = split_server(&cluster.server)?;
+    let (host, port, path) = split_server(&cluster.server)?;
     let ca_pem = content(&cluster.certificate_authority_data, &cluster.certificate_authority, base)?
         .ok_or("cluster has no certificate-authority")?;
     let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     Ok(Access {
         address,
+        path,
         server_name: cluster.tls_server_name.clone().unwrap_or(host),
         ca_pem,
         identity: identity(user, base)?,
@@ -165,14 +169,15 @@ fn content(data: &Option<String>, file: &Option<PathBuf>, base: &Path) -> Result
     fs::read(&path).map(Some).map_err(|error| format!("read {}: {error}", path.display()))
 }
 
-fn split_server(server: &str) -> Result<(String, u16), String> {
+fn split_server(server: &str) -> Result<(String, u16, String), String> {
     let uri: http::Uri = server.parse().map_err(|error| format!("server {server:?}: {error}"))?;
     if uri.scheme_str() != Some("https") {
         return Err(format!("server {server:?} is not an https address"));
     }
     let host = uri.host().ok_or_else(|| format!("server {server:?} has no host"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    Ok((host.to_owned(), uri.port_u16().unwrap_or(443)))
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    Ok((host.to_owned(), uri.port_u16().unwrap_or(443), path.to_owned()))
 }
 
 #[cfg(test)]
@@ -201,7 +206,9 @@ contexts:
     #[test]
     fn current_context_names_cluster_and_user() {
         let access = parse(TEXT, Path::new("/"), None).unwrap();
-        assert_eq!(access.address, "127.0.0.1:6443");
+        assert_eq!((access.address.as_str(), access.path.as_str()), ("127.0.0.1:6443", "/"));
+        let elsewhere = split_server("https://[::1]/audit?a=b").unwrap();
+        assert_eq!(elsewhere, ("::1".to_owned(), 443, "/audit?a=b".to_owned()));
         assert_eq!(access.ca_pem, b"ca");
         assert!(matches!(access.identity, Identity::Certificate { key_pem, .. } if key_pem == b"key"));
     }

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -54,7 +55,7 @@ impl Writer {
     }
 
     /// Writes until `stop`, then what is left.
-    pub async fn run(mut self, mut queue: mpsc::Receiver<String>, stop: CancellationToken) {
+    pub async fn run(mut self, mut queue: mpsc::Receiver<Arc<str>>, stop: CancellationToken) {
         let mut lines = Vec::new();
         loop {
             tokio::select! {
@@ -66,7 +67,7 @@ impl Writer {
                     continue;
                 }
             }
-            let batch: String = lines.drain(..).flat_map(|line| [line, "\n".to_owned()]).collect();
+            let batch = lines.drain(..).fold(String::new(), |batch, line| batch + &line + "\n");
             let written = tokio::task::spawn_blocking(move || {
                 let result = self.write(&batch);
                 (self, result)

@@ -1,20 +1,24 @@
 //! The audit log: who asked for what, and what came of it, as upstream's
-//! `audit.k8s.io/v1` events in a file.
+//! `audit.k8s.io/v1` events in a file and at a web service.
 //!
-//! A policy decides how much of a request is recorded. Bodies are recorded when
-//! they are JSON and whole; streams never are. Events pass a bounded queue to
-//! one writer; when it is full, requests wait for it, so that nothing happens
-//! unrecorded.
+//! A policy decides how much of a request is recorded. Bodies are recorded as
+//! JSON, whatever they were sent as; streams never are. Events pass a bounded
+//! queue to each writer; when that of the file is full, requests wait for it, so
+//! that nothing happens unrecorded.
 
 mod event;
 mod file;
 mod policy;
+mod webhook;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use http::{Request, Response, header};
+use bytes::Bytes;
+use futures_util::future::{OptionFuture, join};
+use http::{HeaderMap, Request, Response, header};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
+use skiff_api::{Status, codec};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -25,21 +29,26 @@ use crate::{
     request_info::RequestInfo,
     serve::ConnectionInfo,
     warnings::Annotations,
+    wire::Format,
 };
 
 use event::Record;
 pub use file::FileOptions;
 use policy::Policy;
 pub use policy::{Level, PolicyError};
+pub use webhook::WebhookOptions;
 
-/// Events that wait for the writer. More: requests wait.
+/// Events that wait for the writer of the file. More: requests wait.
 const QUEUE_LEN: usize = 1024;
+/// Events that wait to be sent. More: they are dropped, or requests wait, as the options say.
+const WEBHOOK_QUEUE_LEN: usize = 10_000;
 
 /// Where events go, and which.
 #[derive(Clone, Debug)]
 pub struct AuditOptions {
     pub policy: PathBuf,
-    pub file: FileOptions,
+    pub file: Option<FileOptions>,
+    pub webhook: Option<WebhookOptions>,
 }
 
 /// Why there can be no audit log.
@@ -59,12 +68,49 @@ pub enum AuditError {
         #[source]
         source: std::io::Error,
     },
+    #[error("audit webhook: {0}")]
+    Webhook(#[from] skiff_client::ClientError),
+}
+
+/// The queue of a writer.
+#[derive(Clone)]
+struct Sink {
+    queue: mpsc::Sender<Arc<str>>,
+    /// Whether requests wait when it is full.
+    waits: bool,
+}
+
+impl Sink {
+    fn new(len: usize, waits: bool) -> (Sink, mpsc::Receiver<Arc<str>>) {
+        let (queue, events) = mpsc::channel(len);
+        (Sink { queue, waits }, events)
+    }
+
+    async fn write(&self, event: Arc<str>) {
+        let kept = if self.waits { self.queue.send(event).await.is_ok() } else { self.queue.try_send(event).is_ok() };
+        if !kept {
+            tracing::error!(component = "audit", "an event is lost: the queue of a writer is full, or it has ended");
+        }
+    }
+}
+
+/// The queues of all writers.
+#[derive(Clone)]
+struct Sinks(Vec<Sink>);
+
+impl Sinks {
+    async fn write(&self, event: String) {
+        let event: Arc<str> = event.into();
+        for sink in &self.0 {
+            sink.write(Arc::clone(&event)).await;
+        }
+    }
 }
 
 /// Records requests.
 pub struct AuditLog {
     policy: Policy,
-    events: mpsc::Sender<String>,
+    sinks: Sinks,
 }
 
 impl AuditLog {
@@ -77,14 +123,28 @@ impl AuditLog {
         let path = options.policy.display().to_string();
         let text = std::fs::read_to_string(&options.policy).map_err(|source| AuditError::Read { path, source })?;
         let policy = Policy::parse(&text)?;
-        let writer = file::Writer::open(options.file.clone())
-            .map_err(|source| AuditError::Open { path: options.file.path.display().to_string(), source })?;
-        let (events, queue) = mpsc::channel(QUEUE_LEN);
-        Ok((AuditLog { policy, events }, writer.run(queue, stop)))
+        let (mut sinks, mut file, mut sender) = (Vec::new(), None, None);
+        if let Some(options) = &options.file {
+            let writer = file::Writer::open(options.clone())
+                .map_err(|source| AuditError::Open { path: options.path.display().to_string(), source })?;
+            let (sink, events) = Sink::new(QUEUE_LEN, true);
+            sinks.push(sink);
+            file = Some(writer.run(events, stop.clone()));
+        }
+        if let Some(options) = &options.webhook {
+            let webhook = webhook::Sender::open(options.clone())?;
+            let (sink, events) = Sink::new(WEBHOOK_QUEUE_LEN, options.blocking);
+            sinks.push(sink);
+            sender = Some(webhook.run(events, stop));
+        }
+        let writers = async move {
+            join(OptionFuture::from(file), OptionFuture::from(sender)).await;
+        };
+        Ok((AuditLog { policy, sinks: Sinks(sinks) }, writers))
     }
 
-    /// Begins the record of a request; `None` when the policy wants none. At
-    /// the levels that need it the body is read here and put back.
+    /// Begins the record of a request; `None` when the policy wants none. Where
+    /// something of the body is recorded it is read here and put back.
     pub(crate) async fn begin(
         &self,
         info: &RequestInfo,
@@ -98,17 +158,48 @@ impl AuditLog {
             return None;
         }
         let mut record = Record::new(info, user, connection, request, audit_id, decision.level);
-        let streams = info.is_long_running();
-        if decision.level >= Level::Request && !streams && is_json(request.headers()) {
+        if !decision.omits("RequestReceived") {
+            self.sinks.write(record.event("RequestReceived", record.received)).await;
+        }
+        if decision.level == Level::RequestResponse {
+            // What is recorded of the answer is read on its way.
+            request.headers_mut().remove(header::ACCEPT_ENCODING);
+        }
+        let writes = matches!(info.verb.as_str(), "create" | "update");
+        let has_body = writes || decision.level >= Level::Request;
+        if info.is_resource && has_body && !info.is_long_running() && is_readable(request.headers()) {
             let (body, whole) = take(std::mem::replace(request.body_mut(), body::full(Vec::new()))).await;
             *request.body_mut() = body;
-            record.request_object = whole.and_then(|bytes| object(&bytes, decision.omit_managed_fields));
+            let object = whole.and_then(|bytes| object(request.headers(), &bytes, decision.omit_managed_fields));
+            if let (true, Some(object)) = (writes, &object) {
+                record.complete_reference(object);
+            }
+            record.request_object = object.filter(|_| decision.level >= Level::Request);
         }
-        let started = Started { record, decision };
-        if !started.decision.omits("RequestReceived") {
-            self.write(started.record.event("RequestReceived", started.record.received)).await;
+        Some(Started { record, decision })
+    }
+
+    /// The event of a request whose credentials are bad, if the policy wants one.
+    pub(crate) fn unauthenticated(
+        &self,
+        info: &RequestInfo,
+        connection: Option<&ConnectionInfo>,
+        request: &Request<Body>,
+        audit_id: &str,
+    ) -> Option<String> {
+        let nobody = UserInfo::default();
+        let decision = self.policy.decide(info, &nobody);
+        if decision.level == Level::None || decision.omits("ResponseStarted") {
+            return None;
         }
-        Some(started)
+        let mut record = Record::new(info, &nobody, connection, request, audit_id, decision.level);
+        record.code = Some(401);
+        record.status = Some(json!({"message": event::attempted(request.headers(), connection)}));
+        Some(record.event("ResponseStarted", Timestamp::now()))
+    }
+
+    pub(crate) async fn write(&self, event: String) {
+        self.sinks.write(event).await;
     }
 
     /// Ends a record with the answer; what goes back to the client is returned.
@@ -116,34 +207,42 @@ impl AuditLog {
         let record = &mut started.record;
         record.code = Some(response.status().as_u16());
         record.annotations = response.extensions().get::<Annotations>().cloned().unwrap_or_default();
-        if streams && response.status().is_success() {
+        if streams && (response.status().is_success() || response.status().is_informational()) {
             if !started.decision.omits("ResponseStarted") {
-                self.write(started.record.event("ResponseStarted", Timestamp::now())).await;
+                self.sinks.write(started.record.event("ResponseStarted", Timestamp::now())).await;
             }
             return self.finish_stream(started, response);
         }
-        let failed = !response.status().is_success();
-        let wants_body = started.decision.level == Level::RequestResponse || failed;
-        let plain = !response.headers().contains_key(header::CONTENT_ENCODING) && is_json(response.headers());
-        let response = if wants_body && plain {
+        let whole_answer = started.decision.level == Level::RequestResponse;
+        // A failure is a Status, and what comes of a deletion may be one.
+        let may_be_status = !response.status().is_success() || record.deletes;
+        let plain = !response.headers().contains_key(header::CONTENT_ENCODING) && is_readable(response.headers());
+        let response = if (whole_answer || may_be_status) && plain {
             let (parts, body) = response.into_parts();
             let (body, whole) = take(body).await;
-            let answer = whole.and_then(|bytes| object(&bytes, started.decision.omit_managed_fields));
+            let answer = whole.and_then(|bytes| object(&parts.headers, &bytes, started.decision.omit_managed_fields));
             let record = &mut started.record;
-            if failed {
-                record.failure = answer.clone();
-            }
-            if started.decision.level == Level::RequestResponse {
-                record.response_object = answer;
-            }
+            record.status = answer.clone().filter(|answer| answer["kind"] == "Status");
+            record.response_object = answer.filter(|_| whole_answer);
             Response::from_parts(parts, body)
         } else {
             response
         };
         if !started.decision.omits("ResponseComplete") {
-            self.write(started.record.event("ResponseComplete", Timestamp::now())).await;
+            self.sinks.write(started.record.event("ResponseComplete", Timestamp::now())).await;
         }
         response
+    }
+
+    /// Ends a record of a request whose handler panicked.
+    pub(crate) async fn panicked(&self, mut started: Started, what: &str) {
+        if started.decision.omits("Panic") {
+            return;
+        }
+        let status = Status::internal(format!("APIServer panic'd: {what}"));
+        started.record.code = Some(500);
+        started.record.status = serde_json::to_value(Status { details: None, ..status }).ok();
+        self.sinks.write(started.record.event("Panic", Timestamp::now())).await;
     }
 
     /// The end of a stream is recorded when its body is sent or dropped.
@@ -152,19 +251,13 @@ impl AuditLog {
             return response;
         }
         let (ended, end) = oneshot::channel::<()>();
-        let events = self.events.clone();
+        let sinks = self.sinks.clone();
         tokio::spawn(async move {
             // Dropped with the body.
             let _ = end.await;
-            let _ = events.send(started.record.event("ResponseComplete", Timestamp::now())).await;
+            sinks.write(started.record.event("ResponseComplete", Timestamp::now())).await;
         });
-        body::guarded(response, std::sync::Arc::new(ended))
-    }
-
-    async fn write(&self, event: String) {
-        if self.events.send(event).await.is_err() {
-            tracing::debug!(component = "audit", "the writer of the audit log has ended");
-        }
+        body::guarded(response, Arc::new(ended))
     }
 }
 
@@ -181,24 +274,34 @@ impl Started {
     }
 }
 
-fn is_json(headers: &http::HeaderMap) -> bool {
+/// The format of a body of one object; none for other bodies.
+fn format(headers: &HeaderMap) -> Option<Format> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.contains("json")
+    // Patches are JSON of other names, applied configurations YAML.
+    if kind.contains("json") { Some(Format::Json) } else { Format::of(&kind.replace("apply-patch+yaml", "yaml")) }
+}
+
+fn is_readable(headers: &HeaderMap) -> bool {
+    format(headers).is_some()
 }
 
 /// The body as it was, and its bytes if it is not too large.
-async fn take(body: Body) -> (Body, Option<bytes::Bytes>) {
+async fn take(body: Body) -> (Body, Option<Bytes>) {
     match body::read_at_most(body, limits::BODY_BYTES_MAX).await {
         Ok(bytes) => (body::full(bytes.clone()), Some(bytes)),
         Err(error) => {
-            let failure = futures_util::stream::iter([Err::<bytes::Bytes, body::BodyError>(error.to_string().into())]);
+            let failure = futures_util::stream::iter([Err::<Bytes, body::BodyError>(error.to_string().into())]);
             (body::streamed(failure), None)
         }
     }
 }
 
-fn object(bytes: &[u8], omit_managed_fields: bool) -> Option<Value> {
-    let mut value: Value = serde_json::from_slice(bytes).ok()?;
+fn object(headers: &HeaderMap, bytes: &[u8], omit_managed_fields: bool) -> Option<Value> {
+    let mut value: Value = match format(headers)? {
+        Format::Json => serde_json::from_slice(bytes).ok()?,
+        Format::Yaml => codec::yaml::parse(bytes).ok()?.0,
+        Format::Protobuf => codec::protobuf::decode_object(bytes).ok()?,
+    };
     if omit_managed_fields {
         for object in std::iter::once(None).chain((0..items(&value)).map(Some)) {
             let object = match object {

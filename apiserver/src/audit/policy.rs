@@ -33,9 +33,17 @@ pub enum PolicyError {
     Syntax(String),
     #[error("{0:?} is not a policy of audit.k8s.io/v1")]
     Kind(String),
-    #[error("a policy without rules records nothing")]
+    #[error("loaded illegal policy with 0 rules")]
     Empty,
+    #[error("{0:?} is no stage: RequestReceived, ResponseStarted, ResponseComplete or Panic")]
+    Stage(String),
+    #[error("rules[{0}]: rules cannot apply to both regular resources and non-resource URLs")]
+    Both(usize),
+    #[error("{0:?} must begin with a '/', and '*' may only be its last character")]
+    Url(String),
 }
+
+const STAGES: [&str; 4] = ["RequestReceived", "ResponseStarted", "ResponseComplete", "Panic"];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,6 +118,22 @@ impl Policy {
         if file.rules.is_empty() {
             return Err(PolicyError::Empty);
         }
+        let stages = file.omit_stages.iter().chain(file.rules.iter().flat_map(|rule| &rule.omit_stages));
+        if let Some(unknown) = stages.into_iter().find(|stage| !STAGES.contains(&stage.as_str())) {
+            return Err(PolicyError::Stage(unknown.clone()));
+        }
+        for (index, rule) in file.rules.iter().enumerate() {
+            let about_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+            if about_resources && !rule.non_resource_urls.is_empty() {
+                return Err(PolicyError::Both(index));
+            }
+            let wrong = |url: &&String| {
+                *url != "*" && (!url.starts_with('/') || url.find('*').is_some_and(|star| star + 1 != url.len()))
+            };
+            if let Some(url) = rule.non_resource_urls.iter().find(wrong) {
+                return Err(PolicyError::Url(url.clone()));
+            }
+        }
         Ok(Policy(file))
     }
 
@@ -156,7 +180,7 @@ impl Rule {
 
 impl GroupResources {
     fn matches(&self, info: &RequestInfo) -> bool {
-        if self.group != info.group {
+        if self.group != "*" && self.group != info.group {
             return false;
         }
         let combined = if info.subresource.is_empty() {
@@ -215,5 +239,17 @@ rules:
         assert!(matches!(Policy::parse("apiVersion: audit.k8s.io/v1\nkind: Policy"), Err(PolicyError::Empty)));
         let unknown = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, user: [x]}]";
         assert!(matches!(Policy::parse(unknown), Err(PolicyError::Syntax(_))));
+        let rule = |rule: &str| Policy::parse(&format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{rule}]"));
+        assert!(matches!(rule("{level: Metadata, omitStages: [Later]}"), Err(PolicyError::Stage(_))));
+        assert!(matches!(rule("{level: Metadata, namespaces: [a], nonResourceURLs: [/a]}"), Err(PolicyError::Both(0))));
+        for url in ["a", "/a*b"] {
+            assert!(matches!(
+                rule(&format!("{{level: Metadata, nonResourceURLs: ['{url}']}}")),
+                Err(PolicyError::Url(_))
+            ));
+        }
+        assert!(
+            rule("{level: Metadata, nonResourceURLs: ['*', '/a*']}, {level: None, resources: [{group: '*'}]}").is_ok()
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! Role based access control over the stores of roles and bindings.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use serde::Deserialize;
-use skiff_api::{GroupResource, Object};
+use skiff_api::{GroupResource, Object, metadata::ObjectMeta};
 use skiff_client::{Snapshot, Store};
 
 use super::{Attributes, Authorizer, Decision, PolicyRule};
@@ -63,9 +63,9 @@ impl Rbac {
         self.snapshot.store(&GroupResource::new(GROUP, resource))
     }
 
-    /// Calls `visit` with every rule that applies, and a description of the
-    /// binding it comes from, until it returns true.
-    fn visit(&self, user: &UserInfo, namespace: &str, visit: &mut dyn FnMut(&PolicyRule, &Object) -> bool) -> bool {
+    /// Calls `visit` with every rule that applies and where it comes from,
+    /// until it returns true.
+    fn visit(&self, user: &UserInfo, namespace: &str, visit: &mut dyn FnMut(&PolicyRule, &Source<'_>) -> bool) -> bool {
         if self.visit_bindings("clusterrolebindings", user, "", visit) {
             return true;
         }
@@ -77,16 +77,15 @@ impl Rbac {
         resource: &'static str,
         user: &UserInfo,
         namespace: &str,
-        visit: &mut dyn FnMut(&PolicyRule, &Object) -> bool,
+        visit: &mut dyn FnMut(&PolicyRule, &Source<'_>) -> bool,
     ) -> bool {
         let Some(store) = self.store(resource) else { return false };
         for object in store.list((!namespace.is_empty()).then_some(namespace)) {
             let Ok(binding) = object.typed::<Binding>() else { continue };
-            if !binding.subjects.iter().any(|subject| subject.is(user, namespace)) {
-                continue;
-            }
+            let Some(subject) = binding.subjects.iter().find(|subject| subject.is(user, namespace)) else { continue };
             let Some(role) = self.role(&binding.role_ref, namespace) else { continue };
-            if role.rules.iter().any(|rule| visit(rule, &object)) {
+            let source = Source { binding: &object, role: &binding.role_ref, subject };
+            if role.rules.iter().any(|rule| visit(rule, &source)) {
                 return true;
             }
         }
@@ -117,13 +116,37 @@ impl Subject {
     }
 }
 
+/// How a user comes to a rule.
+struct Source<'a> {
+    binding: &'a Object,
+    role: &'a RoleRef,
+    subject: &'a Subject,
+}
+
+impl fmt::Display for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (RoleRef { kind, name }, subject) = (self.role, self.subject);
+        let ObjectMeta { name: binding, namespace, .. } = &self.binding.meta;
+        match namespace.as_str() {
+            "" => write!(f, "ClusterRoleBinding {binding:?}")?,
+            namespace => write!(f, "RoleBinding \"{binding}/{namespace}\"")?,
+        }
+        write!(f, " of {kind} {name:?} to {} ", subject.kind)?;
+        match subject.kind.as_str() {
+            "ServiceAccount" if subject.namespace.is_empty() => write!(f, "\"{}/{namespace}\"", subject.name),
+            "ServiceAccount" => write!(f, "\"{}/{}\"", subject.name, subject.namespace),
+            _ => write!(f, "{:?}", subject.name),
+        }
+    }
+}
+
 impl Authorizer for Rbac {
     fn authorize(&self, attributes: &Attributes) -> Decision {
         let mut reason = String::new();
-        let allowed = self.visit(&attributes.user, &attributes.namespace, &mut |rule, binding| {
+        let allowed = self.visit(&attributes.user, &attributes.namespace, &mut |rule, source| {
             let allows = allows(rule, attributes);
             if allows {
-                reason = format!("RBAC: allowed by {} \"{}\"", binding.kind(), binding.key());
+                reason = format!("RBAC: allowed by {source}");
             }
             allows
         });
@@ -233,6 +256,19 @@ mod tests {
             assert!(!ask(&rbac, user, "update", "configmaps", "n", "other"));
         }
         assert!(!ask(&rbac, &UserInfo::new("system:serviceaccount:m:sa", &[]), "get", "pods", "n", "p"));
+        let reason = |user: &UserInfo| {
+            let asked = Attributes {
+                user: user.clone(),
+                verb: "get".to_owned(),
+                resource: "pods".to_owned(),
+                namespace: "n".to_owned(),
+                ..Attributes::default()
+            };
+            rbac.authorize(&asked)
+        };
+        let by = "RBAC: allowed by RoleBinding \"b/n\" of ClusterRole \"view\" to";
+        assert_eq!(reason(&account), Decision::Allow(format!("{by} ServiceAccount \"sa/n\"")));
+        assert_eq!(reason(&member), Decision::Allow(format!("{by} Group \"team\"")));
         assert_eq!(rbac.rules_for(&member, "n").len(), 2);
         assert!(rbac.rules_for(&member, "m").is_empty());
     }

@@ -2,6 +2,7 @@
 //! driven through its in-process client and its handler.
 
 mod admission;
+mod audit;
 mod custom_resources;
 mod custom_validation;
 mod deletion;

@@ -86,7 +86,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Server, LISTEN, "advertise-address", One("IP"), "", "Address by which pods reach the API (default: node IP)"),
     flag(Server, LISTEN, "tls-san", Many("NAME"), "", "Extra names or addresses in the server's certificate"),
 
-    flag(Server, CLUSTER, "kube-apiserver-arg", Many("NAME=VALUE"), "", "Argument of upstream's API server: audit-policy-file, audit-log-path, audit-log-maxsize, -maxbackup, -maxage"),
+    flag(Server, CLUSTER, "kube-apiserver-arg", Many("NAME=VALUE"), "", "Argument of upstream's API server: audit-policy-file, audit-log-path, audit-log-maxsize, -maxbackup, -maxage, audit-webhook-config-file, -mode, -batch-max-size, -batch-max-wait, -initial-backoff"),
     flag(Server, CLUSTER, "cluster-cidr", One("CIDR"), "10.42.0.0/16", "Range of pod addresses"),
     flag(Server, CLUSTER, "service-cidr", One("CIDR"), "10.43.0.0/16", "Range of service addresses"),
     flag(Server, CLUSTER, "service-node-port-range", One("FROM-TO"), "30000-32767", "Range of node ports"),

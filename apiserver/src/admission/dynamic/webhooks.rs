@@ -7,11 +7,11 @@
 //! rules name. Validating webhooks are asked at the same time. What happens when one cannot be asked is its failure
 //! policy's to say; an answer that refuses always refuses.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::{Object, Status, patch::json_patch};
 use uuid::Uuid;
 
@@ -31,9 +31,12 @@ use crate::{
 /// Versions of the review, the best first.
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 const TIMEOUT_SECONDS: u64 = 10;
+/// The end of the keys of annotations about calls.
+const ANNOTATIONS: &str = "webhook.admission.k8s.io";
 
 /// One webhook of a configuration.
 struct Hook {
+    configuration: String,
     name: String,
     client: Result<ClientConfig, String>,
     criteria: Criteria,
@@ -48,10 +51,11 @@ struct Hook {
 }
 
 impl Hook {
-    fn new(webhook: &Value) -> Hook {
+    fn new(configuration: &str, webhook: &Value) -> Hook {
         let versions = webhook["admissionReviewVersions"].as_array();
         let wanted = |version: &&str| versions.is_some_and(|versions| versions.iter().any(|have| have == *version));
         Hook {
+            configuration: configuration.to_owned(),
             name: webhook["name"].as_str().unwrap_or_default().to_owned(),
             client: ClientConfig::parse(&webhook["clientConfig"]),
             criteria: Criteria::of_webhook(webhook),
@@ -72,6 +76,18 @@ enum Failure {
     Refused(Box<Status>),
 }
 
+/// Which call of a webhook an annotation is about.
+struct Place {
+    round: u8,
+    index: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "round_{}_index_{}", self.round, self.index)
+    }
+}
+
 /// What both plugins share.
 struct Dispatcher {
     webhooks: Webhooks,
@@ -87,7 +103,8 @@ impl Dispatcher {
         }
         let all = self.configurations.all(request.snapshot, |object: &Object| {
             let configuration = object.value().unwrap_or_default();
-            configuration["webhooks"].as_array().into_iter().flatten().map(|hook| Arc::new(Hook::new(hook))).collect()
+            let hooks = configuration["webhooks"].as_array().into_iter().flatten();
+            hooks.map(|hook| Arc::new(Hook::new(&object.meta.name, hook))).collect()
         });
         all.iter().flat_map(|hooks| hooks.iter().cloned()).collect()
     }
@@ -126,6 +143,12 @@ impl Dispatcher {
             .map_err(|error| Failure::Call(format!("received invalid webhook response: {error}")))
     }
 
+    /// Notes for the audit log that a webhook could not be asked and that this did not matter.
+    fn note_failed_open(&self, place: &Place, hook: &Hook, request: &mut AdmissionRequest<'_>) {
+        let kind = if self.mutating { "mutation" } else { "validating" };
+        request.annotations.push((format!("failed-open.{kind}.{ANNOTATIONS}/{place}"), hook.name.clone()));
+    }
+
     /// The answer of a webhook that allows; none when it could not be asked and that does not matter.
     async fn allowed(&self, hook: &Hook, request: &AdmissionRequest<'_>) -> Result<Option<Answer>, Status> {
         match self.ask(hook, request).await {
@@ -154,11 +177,21 @@ impl MutatingWebhooks {
     }
 
     /// Asks one webhook; true when it changed the object.
-    async fn apply(&self, hook: &Hook, matched: &Match, request: &mut AdmissionRequest<'_>) -> Result<bool, Status> {
+    async fn apply(
+        &self,
+        hook: &Hook,
+        place: &Place,
+        matched: &Match,
+        request: &mut AdmissionRequest<'_>,
+    ) -> Result<bool, Status> {
         let form = Form::of(request, matched).await?;
         let converted = form.as_ref().map(|form| form.request(request));
         let seen = converted.as_ref().unwrap_or(request);
-        let Some(answer) = self.0.allowed(hook, seen).await? else { return Ok(false) };
+        let Some(answer) = self.0.allowed(hook, seen).await? else {
+            drop(converted);
+            self.0.note_failed_open(place, hook, request);
+            return Ok(false);
+        };
         let patched = match (answer.patch.is_empty(), &seen.object) {
             (true, _) => None,
             (false, Some(before)) => Some(json_patch::apply(before.clone(), &answer.patch).map_err(Status::internal)?),
@@ -170,8 +203,12 @@ impl MutatingWebhooks {
             }
         };
         drop(converted);
+        let patch: Value = serde_json::from_slice(&answer.patch).unwrap_or_default();
         answer.report(&hook.name, request);
         let Some(patched) = patched else { return Ok(false) };
+        let noted = json!({"configuration": hook.configuration, "webhook": hook.name, "patch": patch,
+            "patchType": "JSONPatch"});
+        request.annotations.push((format!("patch.{ANNOTATIONS}/{place}"), noted.to_string()));
         let before = request.object.clone();
         adopt(request, matched, patched).await?;
         Ok(request.object != before)
@@ -198,7 +235,12 @@ impl Admission for MutatingWebhooks {
             if matches!(matched, Match::No) {
                 continue;
             }
-            if self.apply(hook, &matched, request).await? {
+            let place = Place { round: u8::from(again), index: place };
+            let applied = self.apply(hook, &place, &matched, request).await;
+            let mutated = *applied.as_ref().unwrap_or(&false);
+            let noted = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": mutated});
+            request.annotations.push((format!("mutation.{ANNOTATIONS}/{place}"), noted.to_string()));
+            if applied? {
                 request.reinvocation.webhooks.changed();
                 request.reinvocation.wanted = true;
             }
@@ -240,9 +282,10 @@ impl Admission for ValidatingWebhooks {
             None => self.0.allowed(hook, request).await,
         });
         let answers = join_all(asked).await;
-        for ((_, hook), answer) in wanted.iter().zip(answers) {
-            if let Some(answer) = answer? {
-                answer.report(&hook.name, request);
+        for (index, ((_, hook), answer)) in wanted.iter().zip(answers).enumerate() {
+            match answer? {
+                Some(answer) => answer.report(&hook.name, request),
+                None => self.0.note_failed_open(&Place { round: 0, index }, hook, request),
             }
         }
         Ok(())
