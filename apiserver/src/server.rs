@@ -35,6 +35,7 @@ use crate::{
     metrics::{self, metrics},
     openapi::OpenApi,
     options::Query,
+    patience::Patience,
     process_metrics,
     proxy::{self, NodeDialer, Proxy, ProxyConfig},
     registry::{self, Dependencies, store::Store},
@@ -468,6 +469,10 @@ impl ApiServer {
         if long {
             return self.route(info, &user, request).await;
         }
+        let patience = match Patience::of(info, request.uri().query().unwrap_or_default()) {
+            Ok(patience) => patience,
+            Err(status) => return body::failure(&status),
+        };
         let answer = async {
             if writes(&info.verb) {
                 self.to_its_end(info, user, request).await
@@ -475,9 +480,9 @@ impl ApiServer {
                 self.route(info, &user, request).await
             }
         };
-        match timeout(limits::REQUEST_TIMEOUT, answer).await {
+        match timeout(patience.duration, answer).await {
             Ok(response) => response,
-            Err(_) => body::failure(&Status::timeout("request did not complete within the allotted timeout", 0)),
+            Err(_) => body::failure(&Status::timeout(patience.over, 0)),
         }
     }
 
@@ -639,7 +644,7 @@ impl ApiServer {
 }
 
 /// Whether a verb changes something.
-fn writes(verb: &str) -> bool {
+pub(crate) fn writes(verb: &str) -> bool {
     matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection")
 }
 
