@@ -22,6 +22,8 @@ pub struct Declaration {
     pub element: Option<Arc<Declaration>>,
     /// By the name in expressions.
     pub fields: BTreeMap<String, Arc<Declaration>>,
+    /// Of a map: entries that are reached like fields have the bounds of `element`.
+    pub open: bool,
 }
 
 /// Longest duration and date-time as JSON.

@@ -166,9 +166,11 @@ fn parse(text: &str) -> Option<Type> {
     })
 }
 
+const QUANTITY: &str = "kubernetes.Quantity";
+
 fn opaque(name: &str) -> Option<&'static str> {
     Some(match name {
-        "quantity" => "kubernetes.Quantity",
+        "quantity" => QUANTITY,
         "ip" => "net.IP",
         "cidr" => "net.CIDR",
         "url" => "kubernetes.URL",
@@ -181,6 +183,11 @@ fn opaque(name: &str) -> Option<&'static str> {
         "decision" => "kubernetes.authorization.Decision",
         _ => return None,
     })
+}
+
+/// The type of a quantity, such as `quantity("1Gi")` gives.
+pub fn quantity_type() -> Type {
+    Type::Opaque(QUANTITY)
 }
 
 /// The type of the `authorizer` variable.

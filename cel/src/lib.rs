@@ -35,7 +35,7 @@ pub use cost::Range;
 pub use declaration::Declaration;
 pub use evaluate::{Binding, Evaluation, Fields};
 pub use fault::Fault;
-pub use functions::{authorizer_type, resource_check_type};
+pub use functions::{authorizer_type, quantity_type, resource_check_type};
 pub use issues::{Issue, Issues};
 pub use library::authorizer::{Ask, Authorize, Decided, authorizer_value, resource_check_value};
 pub use program::Program;

@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod cluster_trust_bundle;
 pub mod coordination;
 pub mod core;
+mod device_selectors;
 pub mod discovery;
 pub mod endpoint;
 mod fingerprint;

@@ -4,14 +4,14 @@ use serde_json::Value;
 use skiff_api::Cause;
 
 use super::{
+    device_selectors,
     strategy::{Operation, RequestContext, Strategy},
     validation::{Errors, Path, formats},
     value::{child, default, default_text, field, flag, int, items, list, text, text_at},
 };
 
-/// Requests of one claim, selectors of one request, devices of one slice.
+/// Requests of one claim, devices of one slice.
 const REQUESTS_MAX: usize = 32;
-const SELECTORS_MAX: usize = 32;
 const DEVICES_MAX: usize = 128;
 
 /// ResourceClaims: `spec` never changes.
@@ -102,8 +102,9 @@ fn claim_spec(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
                 }
             }
             (None, []) => errors.required(&path, "exactly one of `exactly` or `firstAvailable` is required"),
-            (Some(exactly), _) => {
-                errors.invalid(&path, exactly, "exactly one of `exactly` or `firstAvailable` is required");
+            (Some(_), _) => {
+                let why = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
+                errors.invalid(&path, &Value::Null, why);
             }
         }
     }
@@ -114,7 +115,7 @@ fn device_request(errors: &mut Errors, path: &Path<'_>, request: &Value) {
         "" => errors.required(&path.child("deviceClassName"), ""),
         name => errors.invalid_all(&path.child("deviceClassName"), name, formats::dns_subdomain(name)),
     }
-    selectors(errors, path, request);
+    device_selectors::validate(errors, path, request, false);
     let count = int(request, "count").unwrap_or(0);
     match text(request, "allocationMode") {
         "All" if count != 0 => {
@@ -126,21 +127,6 @@ fn device_request(errors: &mut Errors, path: &Path<'_>, request: &Value) {
             errors.invalid(&path.child("count"), &request["count"], "must be greater than zero");
         }
         mode => errors.one_of(&path.child("allocationMode"), mode, &["All", "ExactCount"]),
-    }
-}
-
-fn selectors(errors: &mut Errors, path: &Path<'_>, holder: &Value) {
-    let path = path.child("selectors");
-    let selectors = list(holder, "selectors");
-    if selectors.len() > SELECTORS_MAX {
-        errors.too_many(&path, selectors.len(), SELECTORS_MAX);
-    }
-    for (at, selector) in selectors.iter().enumerate() {
-        if field(selector, "cel").is_none() {
-            errors.required(&path.index(at).child("cel"), "");
-        } else if text_at(selector, &["cel", "expression"]).is_empty() {
-            errors.required(&path.index(at).child("cel").child("expression"), "");
-        }
     }
 }
 
@@ -156,9 +142,11 @@ fn label_name(errors: &mut Errors, path: &Path<'_>, name: &str) {
 pub struct DeviceClassStrategy;
 
 impl Strategy for DeviceClassStrategy {
-    fn validate(&self, _context: &RequestContext<'_>, _op: Operation<'_>, object: &Value) -> Vec<Cause> {
+    fn validate(&self, _context: &RequestContext<'_>, op: Operation<'_>, object: &Value) -> Vec<Cause> {
         let mut errors = Errors::new();
-        selectors(&mut errors, &Path::new("spec"), &object["spec"]);
+        let spec = &object["spec"];
+        let are_stored = op.old().is_some_and(|old| old["spec"]["selectors"] == spec["selectors"]);
+        device_selectors::validate(&mut errors, &Path::new("spec"), spec, are_stored);
         errors.into_causes()
     }
 

@@ -160,7 +160,10 @@ impl<'p> Estimator<'p> {
             return Known { size: Some(fixed(1)), ..Known::cost(target.cost) };
         }
         let step = u64::from(matches!(self.ty(operand), Type::Map(_) | Type::Object(_) | Type::Param(_)));
-        let declared = target.declared.and_then(|declared| declared.fields.get(field)).map(|field| &**field);
+        let declared = target.declared.and_then(|declared| {
+            let entry = declared.element.as_ref().filter(|_| declared.open);
+            declared.fields.get(field).or(entry).map(|field| &**field)
+        });
         self.sized(id, Known { declared, path: target.path, ..Known::cost(target.cost.plus(fixed(step))) })
     }
 
