@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::RwLock;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use crate::{ObjectMeta, Revision, Uid};
 
@@ -154,9 +154,11 @@ impl Object {
     }
 
     /// The typed form, decoded on first demand and then shared. One object is
-    /// asked for one or two types in its life, so the list stays tiny.
+    /// asked for one or two types in its life, so the list stays tiny. It is without
+    /// `managedFields`, which as trees of small maps would be most of it and which
+    /// nobody reads there.
     pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, DecodeError> {
-        self.derive(|json| Ok(serde_json::from_slice::<T>(json)?))
+        self.derive(|json| Ok(serde_json::from_slice::<T>(&without_managed_fields(json))?))
     }
 
     /// Lets go of all derived forms; who asks again gets them made anew. For
@@ -201,6 +203,25 @@ impl Object {
     }
 }
 
+/// The encoded object without managed fields. Not with an empty list of them: sent back, that would have them forgotten.
+fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
+    #[derive(Deserialize)]
+    struct Whole<'a> {
+        #[serde(borrow, default)]
+        metadata: Option<Metadata<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Metadata<'a> {
+        #[serde(borrow, default, rename = "managedFields")]
+        managed: Option<&'a RawValue>,
+    }
+    // What cannot be read is left to the decoder that follows, which says why.
+    let found = serde_json::from_slice::<Whole<'_>>(json).ok().and_then(|whole| whole.metadata?.managed);
+    let Some(list) = found.map(RawValue::get) else { return json.into() };
+    let start = list.as_ptr() as usize - json.as_ptr() as usize;
+    [&json[..start], b"null", &json[start + list.len()..]].concat().into()
+}
+
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}@{}", self.api_version(), self.kind(), self.key(), self.revision)
@@ -233,5 +254,16 @@ mod tests {
         let first = object.typed::<k8s_openapi::api::core::v1::Pod>().unwrap();
         let second = object.typed::<k8s_openapi::api::core::v1::Pod>().unwrap();
         assert!(Arc::ptr_eq(&first, &second));
+    }
+
+    #[test]
+    fn typed_forms_are_without_managed_fields() {
+        use k8s_openapi::api::core::v1::Pod;
+        let json = r#"{"metadata":{"name":"a","managedFields":[{"manager":"m]","fieldsV1":{"f:x":{}}}],"uid":"u"},"spec":{"containers":[{"name":"c"}]}}"#;
+        let pod = Object::from_json(Bytes::from(json)).unwrap().typed::<Pod>().unwrap();
+        assert_eq!(pod.metadata.managed_fields, None);
+        assert_eq!((pod.metadata.uid.as_deref(), pod.spec.as_ref().unwrap().containers.len()), (Some("u"), 1));
+        let object = Object::from_json(Bytes::from_static(br#"{"spec":7}"#)).unwrap();
+        assert!(object.typed::<Pod>().is_err(), "an error of the decoder");
     }
 }

@@ -113,7 +113,8 @@ impl PodWorker {
             let wish = mailbox.borrow_and_update().clone();
             let round = tokio::select! {
                 () = token.cancelled() => return,
-                round = self.round(wish, mailbox.clone()) => round,
+                // In a place of its own, which most pods do not need most of the time.
+                round = Box::pin(self.round(wish, mailbox.clone())) => round,
             };
             let pause = match round {
                 Round::Done => return,
