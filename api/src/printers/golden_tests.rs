@@ -26,6 +26,18 @@ fn kinds_show_upstream_s_columns() {
 }
 
 #[test]
+fn every_kind_is_compared() {
+    // The kinds of a watched view share the row of the other group.
+    let compared: Vec<&str> =
+        include_str!("columns.tsv").lines().filter_map(|line| Some(line.split_once('\t')?.0)).collect();
+    for row in builtin().iter().filter(|row| row.is_stored()) {
+        let resource = row.group_resource().to_string();
+        let shown = row.storage.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert!(compared.contains(&resource.as_str()) || compared.contains(&shown.as_str()), "{resource}");
+    }
+}
+
+#[test]
 fn columns_are_well_formed() {
     for row in builtin().iter().filter(|row| row.is_stored()) {
         let columns = column_definitions(row);

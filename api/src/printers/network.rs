@@ -151,12 +151,20 @@ pub(crate) fn ip_addresses() -> Vec<Column> {
     vec![
         name(),
         computed("ParentRef", |address, _| {
-            let part = |name: &str| str_at(address, &format!("/spec/parentRef/{name}")).to_owned();
-            let parts = [part("group"), part("resource"), part("namespace"), part("name")];
-            let named = parts.into_iter().filter(|part| !part.is_empty());
-            named.collect::<Vec<_>>().join("/").into()
-        }),
-        age(),
+            let Some(parent) = address.pointer("/spec/parentRef").filter(|parent| parent.is_object()) else {
+                return Value::Null;
+            };
+            let resource = str_at(parent, "/resource").to_lowercase();
+            let resource = match str_at(parent, "/group") {
+                "" => resource,
+                group => format!("{resource}.{}", group.to_lowercase()),
+            };
+            match str_at(parent, "/namespace") {
+                "" => format!("{resource}/{}", str_at(parent, "/name")).into(),
+                namespace => format!("{resource}/{namespace}/{}", str_at(parent, "/name")).into(),
+            }
+        })
+        .or("<none>"),
     ]
 }
 

@@ -150,18 +150,24 @@ fn claim_state(claim: &Value) -> String {
     states.join(",")
 }
 
+/// Name and age.
+pub(crate) fn aged() -> Vec<Column> {
+    vec![name(), age()]
+}
+
+pub(crate) fn migrations() -> Vec<Column> {
+    let resource = |migration: &Value, _| {
+        let part = |name: &str| str_at(migration, &format!("/spec/resource/{name}")).to_owned();
+        match part("group").as_str() {
+            "" => part("resource").into(),
+            group => format!("{}.{group}", part("resource")).into(),
+        }
+    };
+    vec![name(), computed("Resource", resource).about("Fully qualified resource to migrate")]
+}
+
 pub(crate) fn resource_slices() -> Vec<Column> {
-    vec![
-        name(),
-        computed("Node", |slice, _| match str_at(slice, "/spec/nodeName") {
-            "" if slice.pointer("/spec/allNodes") == Some(&Value::Bool(true)) => "<all>".into(),
-            "" => "<other>".into(),
-            node => node.into(),
-        }),
-        text("Driver", "/spec/driver"),
-        text("Pool", "/spec/pool/name"),
-        age(),
-    ]
+    vec![name(), text("Node", "/spec/nodeName"), text("Driver", "/spec/driver"), text("Pool", "/spec/pool/name"), age()]
 }
 
 #[cfg(test)]

@@ -20,16 +20,17 @@ pub(super) fn rows() -> Vec<Resource> {
             .columns(storage::attributes_classes())
             .cluster()
             .short(&["vac"]),
-        resource("DeviceClass", "deviceclasses").cluster(),
-        resource("DeviceTaintRule", "devicetaintrules").cluster().status(),
+        resource("DeviceClass", "deviceclasses").columns(storage::aged()).cluster(),
+        resource("DeviceTaintRule", "devicetaintrules").columns(storage::aged()).cluster().status(),
         resource("ResourceClaim", "resourceclaims").columns(storage::resource_claims()).status(),
-        resource("ResourceClaimTemplate", "resourceclaimtemplates"),
+        resource("ResourceClaimTemplate", "resourceclaimtemplates").columns(storage::aged()),
         resource("ResourceSlice", "resourceslices")
             .columns(storage::resource_slices())
             .cluster()
             .select("spec.nodeName")
             .select("spec.driver"),
         row("storagemigration.k8s.io", "v1", "StorageVersionMigration", "storageversionmigrations")
+            .columns(storage::migrations())
             .cluster()
             .status()
             .conditional_update(),
