@@ -14,6 +14,7 @@ use crate::{
     metrics::LongRunning,
     options::Query,
     proxy::{self, Proxy},
+    request_info::RequestInfo,
 };
 
 /// Why a client's body ended early.
@@ -40,17 +41,25 @@ pub(crate) async fn connect(call: &Call<'_>, proxy: &Proxy, request: Request<Bod
 }
 
 /// The options in the query as the object that admission sees.
-fn options_of(gvk: &GroupVersionKind, query: &Query) -> Value {
+fn options_of(gvk: &GroupVersionKind, info: &RequestInfo, query: &Query) -> Value {
     let mut options = json!({"apiVersion": gvk.api_version(), "kind": gvk.kind});
+    match info.subresource.as_str() {
+        "proxy" => options["path"] = json!(format!("/{}", info.parts.get(3..).unwrap_or_default().join("/"))),
+        "portforward" => {
+            let ports: Vec<i64> = query.all("ports").filter_map(|port| port.parse().ok()).collect();
+            if !ports.is_empty() {
+                options["ports"] = json!(ports);
+            }
+        }
+        _ => {}
+    }
     for name in ["stdin", "stdout", "stderr", "tty"] {
         if query.flag(name) {
             options[name] = json!(true);
         }
     }
-    for name in ["container", "path"] {
-        if query.has(name) {
-            options[name] = json!(query.get(name));
-        }
+    if query.has("container") {
+        options["container"] = json!(query.get("container"));
     }
     let command: Vec<&str> = query.all("command").collect();
     if !command.is_empty() {
@@ -69,7 +78,7 @@ async fn admit(call: &Call<'_>) -> Result<(), Status> {
         subresource: &call.info.subresource,
         namespace: call.namespace(),
         name: &call.info.name,
-        object: Some(options_of(&gvk, &call.query)),
+        object: Some(options_of(&gvk, call.info, &call.query)),
         old_object: None,
         options: &options,
         user: call.user,
@@ -82,4 +91,27 @@ async fn admit(call: &Call<'_>) -> Result<(), Status> {
     };
     admission::mutate(&call.store.admission, &mut request, &call.warnings).await?;
     admission::validate(&call.store.admission, &mut request, &call.warnings).await
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    #[test]
+    fn admission_sees_the_options_of_a_stream() {
+        let options = |path: &str, query: &str, kind: &'static str| {
+            let gvk = GroupVersionKind::new("", "v1", kind);
+            options_of(&gvk, &RequestInfo::parse(&Method::POST, path, query), &Query::parse(query))
+        };
+        let pod = "/api/v1/namespaces/n/pods/p";
+        assert_eq!(
+            options(&format!("{pod}/exec"), "command=sh&command=-c&stdin=true&tty=false&container=c", "PodExecOptions"),
+            json!({"apiVersion": "v1", "kind": "PodExecOptions", "command": ["sh", "-c"], "stdin": true, "container": "c"})
+        );
+        assert_eq!(options(&format!("{pod}/portforward"), "ports=80", "PodPortForwardOptions")["ports"], json!([80]));
+        assert_eq!(options(&format!("{pod}/proxy/a/b"), "path=x", "PodProxyOptions")["path"], "/a/b");
+        assert_eq!(options(&format!("{pod}/proxy"), "", "PodProxyOptions")["path"], "/");
+    }
 }
