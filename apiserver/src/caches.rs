@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     limits,
-    storage::{self, Backend, Change, StorageError, WatchMessage, codec},
+    storage::{self, Backend, Change, Range, StorageError, WatchMessage, codec},
     watch_cache::WatchCache,
 };
 
@@ -312,7 +312,10 @@ impl Caches {
         let mut objects = Vec::new();
         let mut after: Option<String> = None;
         loop {
-            let page = self.backend.list(prefix, after.as_deref(), Some(limits::LIST_PAGE_KEYS), Some(at)).await?;
+            let page = self
+                .backend
+                .list(Range { prefix, after: after.as_deref(), limit: Some(limits::LIST_PAGE_KEYS), at: Some(at) })
+                .await?;
             for kv in &page.items {
                 match codec::decode(&kv.value, kv.revision) {
                     Ok(object) => objects.push(Arc::new(object)),
@@ -347,7 +350,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::storage::{Swap, memory::MemoryBackend};
+    use crate::storage::{Put, Swap, memory::MemoryBackend};
 
     #[test]
     fn history_lives_for_the_promised_time_and_one_step_more() {
@@ -365,7 +368,10 @@ mod tests {
                 let value = codec::encode(&json!({"kind": "X", "apiVersion": "v1", "metadata": {
                     "name": key.rsplit('/').next(), "namespace": "n"}}))
                 .unwrap();
-                let Swap::Done(revision) = backend.put(key, None, value, None).await.unwrap() else { panic!() };
+                let Swap::Done(revision) = backend.put(Put { key, expected: None, value, ttl: None }).await.unwrap()
+                else {
+                    panic!()
+                };
                 revision
             }
         };

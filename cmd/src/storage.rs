@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 use skiff_api::Revision;
-use skiff_apiserver::storage::{Backend, Change, KeyValue, Listing, StorageError, Swap, WatchMessage, WatchStream};
+use skiff_apiserver::storage::{
+    Backend, Change, KeyValue, Listing, Put, Range, StorageError, Swap, WatchMessage, WatchStream,
+};
 use skiff_kine::{
     Compare, DeleteRequest, Error, Etcd, EtcdWatcher, EventKind, KeyRange, LeaseId, Op, OpResponse, PutRequest,
     RangeEnd, RangeRequest, RangeResponse, Store, Txn, TxnResponse, WatchRequest, Watcher,
@@ -115,13 +117,7 @@ impl Backend for KineBackend {
         self.0.get(key).await.map_err(storage_error)?.map(key_value).transpose()
     }
 
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: Option<usize>,
-        at: Option<Revision>,
-    ) -> Result<Listing, StorageError> {
+    async fn list(&self, Range { prefix, after, limit, at }: Range<'_>) -> Result<Listing, StorageError> {
         let mut range = KeyRange::prefix(prefix.to_owned());
         if let Some(after) = after {
             // The smallest key behind `after`.
@@ -146,13 +142,7 @@ impl Backend for KineBackend {
         Ok(Listing { items, revision: at.unwrap_or(Revision(response.revision.0)), more: response.more })
     }
 
-    async fn put(
-        &self,
-        key: &str,
-        expected: Option<Revision>,
-        value: Bytes,
-        ttl: Option<Duration>,
-    ) -> Result<Swap, StorageError> {
+    async fn put(&self, Put { key, expected, value, ttl }: Put<'_>) -> Result<Swap, StorageError> {
         let mut put = PutRequest::new(key.to_owned(), value);
         let expected = expected.unwrap_or_default();
         let Some(ttl) = ttl else { return self.swap(key, expected, Op::Put(put)).await.map_err(storage_error)? };

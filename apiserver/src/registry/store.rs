@@ -21,7 +21,7 @@ use crate::{
     crd::CustomKind,
     limits,
     options::WriteOptions,
-    storage::{self, Backend, KeyValue, Swap, codec},
+    storage::{self, Backend, KeyValue, Put, Swap, codec},
     warnings::Warnings,
 };
 
@@ -292,7 +292,7 @@ impl Store {
                     return Ok(Ok(Written::Stored { object: Arc::new(object), created: true }));
                 }
                 let ttl = ttl_seconds.map(std::time::Duration::from_secs);
-                Ok(match self.backend.put(key, expected, bytes.clone(), ttl).await? {
+                Ok(match self.backend.put(Put { key, expected, value: bytes.clone(), ttl }).await? {
                     Swap::Done(revision) => {
                         let object = Arc::new(codec::decode(&bytes, revision).map_err(Status::internal)?);
                         Ok(Written::Stored { object, created: expected.is_none() })

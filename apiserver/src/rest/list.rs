@@ -15,7 +15,7 @@ use crate::{
     registry::store::storage_of,
     render::{self, ListMeta},
     selection::Selection,
-    storage::{StorageError, codec},
+    storage::{Range, StorageError, codec},
     watch_cache::WatchCache,
 };
 
@@ -212,8 +212,9 @@ async fn page_at(
     let mut from = after.map(|after| format!("{}{after}", cache.prefix));
     let mut objects = Vec::new();
     loop {
-        let page =
-            call.store.backend.list(&prefix, from.as_deref(), Some(limits::LIST_PAGE_KEYS), Some(revision)).await;
+        let range =
+            Range { prefix: &prefix, after: from.as_deref(), limit: Some(limits::LIST_PAGE_KEYS), at: Some(revision) };
+        let page = call.store.backend.list(range).await;
         let page = match (page, after) {
             (Err(StorageError::Compacted), Some(after)) => return Err(expired(after)),
             (other, _) => other?,

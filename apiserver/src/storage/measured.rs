@@ -1,13 +1,12 @@
 //! A backend that counts what is asked of it, under upstream's names.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use skiff_api::Revision;
 use tokio::time::Instant;
 
-use super::{Backend, KeyValue, Listing, StorageError, Swap, WatchStream};
+use super::{Backend, KeyValue, Listing, Put, Range, StorageError, Swap, WatchStream};
 use crate::metrics::metrics;
 
 /// Counts and times the calls of another backend.
@@ -26,29 +25,18 @@ impl Backend for Measured {
         result
     }
 
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: Option<usize>,
-        at: Option<Revision>,
-    ) -> Result<Listing, StorageError> {
+    async fn list(&self, range: Range<'_>) -> Result<Listing, StorageError> {
         let began = Instant::now();
-        let result = self.0.list(prefix, after, limit, at).await;
+        let result = self.0.list(range).await;
         count("list", began, &result);
         result
     }
 
-    async fn put(
-        &self,
-        key: &str,
-        expected: Option<Revision>,
-        value: Bytes,
-        ttl: Option<Duration>,
-    ) -> Result<Swap, StorageError> {
+    async fn put(&self, put: Put<'_>) -> Result<Swap, StorageError> {
         let began = Instant::now();
-        let result = self.0.put(key, expected, value, ttl).await;
-        count(if expected.is_some() { "update" } else { "create" }, began, &result);
+        let operation = if put.expected.is_some() { "update" } else { "create" };
+        let result = self.0.put(put).await;
+        count(operation, began, &result);
         result
     }
 

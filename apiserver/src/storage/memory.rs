@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound,
     sync::Arc,
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -15,7 +14,7 @@ use parking_lot::Mutex;
 use skiff_api::Revision;
 use tokio::sync::watch;
 
-use super::{Backend, Change, KeyValue, Listing, StorageError, Swap, WatchMessage, WatchStream};
+use super::{Backend, Change, KeyValue, Listing, Put, Range, StorageError, Swap, WatchMessage, WatchStream};
 
 #[derive(Default)]
 struct State {
@@ -103,13 +102,7 @@ impl Backend for MemoryBackend {
         Ok(self.0.state.lock().current(key))
     }
 
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: Option<usize>,
-        at: Option<Revision>,
-    ) -> Result<Listing, StorageError> {
+    async fn list(&self, Range { prefix, after, limit, at }: Range<'_>) -> Result<Listing, StorageError> {
         let state = self.0.state.lock();
         let revision = at.unwrap_or(state.revision);
         if revision < state.compacted {
@@ -135,14 +128,8 @@ impl Backend for MemoryBackend {
         Ok(Listing { items, revision, more })
     }
 
-    async fn put(
-        &self,
-        key: &str,
-        expected: Option<Revision>,
-        value: Bytes,
-        _ttl: Option<Duration>,
-    ) -> Result<Swap, StorageError> {
-        Ok(self.swap(key, expected, Some(value)))
+    async fn put(&self, put: Put<'_>) -> Result<Swap, StorageError> {
+        Ok(self.swap(put.key, put.expected, Some(put.value)))
     }
 
     async fn delete(&self, key: &str, expected: Revision) -> Result<Swap, StorageError> {
@@ -196,16 +183,23 @@ mod tests {
 
     use super::*;
 
+    fn put<'a>(key: &'a str, expected: Option<Revision>, value: &'static str) -> Put<'a> {
+        Put { key, expected, value: Bytes::from(value), ttl: None }
+    }
+
     #[tokio::test]
     async fn swaps_compare_revisions_and_history_can_be_read_until_compacted() {
         let store = MemoryBackend::default();
-        let Swap::Done(first) = store.put("/a", None, Bytes::from("1"), None).await.unwrap() else { panic!() };
-        assert!(matches!(store.put("/a", None, Bytes::from("x"), None).await.unwrap(), Swap::Conflict(Some(_))));
-        let Swap::Done(second) = store.put("/a", Some(first), Bytes::from("2"), None).await.unwrap() else { panic!() };
-        let old = store.list("/", None, None, Some(first)).await.unwrap();
+        let Swap::Done(first) = store.put(put("/a", None, "1")).await.unwrap() else { panic!() };
+        assert!(matches!(store.put(put("/a", None, "x")).await.unwrap(), Swap::Conflict(Some(_))));
+        let Swap::Done(second) = store.put(put("/a", Some(first), "2")).await.unwrap() else { panic!() };
+        let old = store.list(Range { prefix: "/", at: Some(first), ..Range::default() }).await.unwrap();
         assert_eq!(old.items[0].value, "1");
         store.compact(second).await.unwrap();
-        assert!(matches!(store.list("/", None, None, Some(first)).await, Err(StorageError::Compacted)));
+        assert!(matches!(
+            store.list(Range { prefix: "/", at: Some(first), ..Range::default() }).await,
+            Err(StorageError::Compacted)
+        ));
         assert!(store.watch("", first).await.is_err());
         assert_eq!(store.get("/a").await.unwrap().unwrap().value, "2");
     }
@@ -213,7 +207,7 @@ mod tests {
     #[tokio::test]
     async fn a_watch_replays_and_then_follows() {
         let store = MemoryBackend::default();
-        let Swap::Done(first) = store.put("/a", None, Bytes::from("1"), None).await.unwrap() else { panic!() };
+        let Swap::Done(first) = store.put(put("/a", None, "1")).await.unwrap() else { panic!() };
         let mut watch = store.watch("", Revision(1)).await.unwrap();
         let Some(Ok(WatchMessage::Changes(changes))) = watch.next().await else { panic!() };
         assert_eq!(changes[0].revision, first);

@@ -55,6 +55,30 @@ pub struct KeyValue {
     pub revision: Revision,
 }
 
+/// What to list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Range<'a> {
+    /// Keys start with it,
+    pub prefix: &'a str,
+    /// and sort after this one.
+    pub after: Option<&'a str>,
+    /// So many of them at most.
+    pub limit: Option<usize>,
+    /// As they were then; as they are when `None`.
+    pub at: Option<Revision>,
+}
+
+/// What to write.
+#[derive(Clone, Debug)]
+pub struct Put<'a> {
+    pub key: &'a str,
+    /// The key's last change; `None`: it is absent.
+    pub expected: Option<Revision>,
+    pub value: Bytes,
+    /// The store deletes the key after this long.
+    pub ttl: Option<Duration>,
+}
+
 /// A page of a prefix.
 #[derive(Clone, Debug)]
 pub struct Listing {
@@ -104,24 +128,11 @@ pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchMessage, StorageErr
 pub trait Backend: Send + Sync + 'static {
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, StorageError>;
 
-    /// Keys that start with `prefix` and sort after `after`, in order, at most
-    /// `limit` of them, at revision `at` (present state when `None`).
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: Option<usize>,
-        at: Option<Revision>,
-    ) -> Result<Listing, StorageError>;
+    /// The keys of a range, in order.
+    async fn list(&self, range: Range<'_>) -> Result<Listing, StorageError>;
 
-    /// Writes if the key's last change is `expected` (`None`: if it is absent).
-    async fn put(
-        &self,
-        key: &str,
-        expected: Option<Revision>,
-        value: Bytes,
-        ttl: Option<Duration>,
-    ) -> Result<Swap, StorageError>;
+    /// Writes if the key is as expected.
+    async fn put(&self, put: Put<'_>) -> Result<Swap, StorageError>;
 
     /// Deletes if the key's last change is `expected`.
     async fn delete(&self, key: &str, expected: Revision) -> Result<Swap, StorageError>;

@@ -1,7 +1,7 @@
 //! Writes while the caches are behind the store: nothing they decide may rest
 //! on an object that is no longer the present one. And a store that does not answer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use serde_json::json;
 use skiff_api::Revision;
 use skiff_apiserver::{
     Backend,
-    storage::{KeyValue, Listing, StorageError, Swap, WatchStream},
+    storage::{KeyValue, Listing, Put, Range, StorageError, Swap, WatchStream},
 };
 use tokio::sync::watch;
 
@@ -32,27 +32,15 @@ impl Backend for Lagging {
         self.inner.get(key).await
     }
 
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: Option<usize>,
-        at: Option<Revision>,
-    ) -> Result<Listing, StorageError> {
-        if prefix.contains("/stuck") && at.is_some() {
+    async fn list(&self, range: Range<'_>) -> Result<Listing, StorageError> {
+        if range.prefix.contains("/stuck") && range.at.is_some() {
             std::future::pending::<()>().await;
         }
-        self.inner.list(prefix, after, limit, at).await
+        self.inner.list(range).await
     }
 
-    async fn put(
-        &self,
-        key: &str,
-        expected: Option<Revision>,
-        value: Bytes,
-        ttl: Option<Duration>,
-    ) -> Result<Swap, StorageError> {
-        self.inner.put(key, expected, value, ttl).await
+    async fn put(&self, put: Put<'_>) -> Result<Swap, StorageError> {
+        self.inner.put(put).await
     }
 
     async fn delete(&self, key: &str, expected: Revision) -> Result<Swap, StorageError> {
@@ -199,7 +187,7 @@ async fn a_watch_from_before_the_history_is_expired() {
     let filled = skiff_apiserver::MemoryBackend::default();
     for number in 0..20 {
         let key = format!("/registry/elsewhere/{number}");
-        filled.put(&key, None, Bytes::from_static(b"{}"), None).await.unwrap();
+        filled.put(Put { key: &key, expected: None, value: Bytes::from_static(b"{}"), ttl: None }).await.unwrap();
     }
     let api = start_as(|config| config.backend = Arc::new(filled)).await;
     let query = "watch=1&timeoutSeconds=1&resourceVersion";
