@@ -9,10 +9,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use skiff_api::{Object, Reason, Resource, Status, Uid};
+use skiff_api::{GroupVersionKind, Object, Reason, Resource, Status, Uid};
 
 use super::{
-    Allocation, Operation, Strategy,
+    Allocation, Operation, Strategy, View,
     fingerprint::fingerprint,
     meta,
     store::{Change, Store, Transformation, WriteRequest, Written},
@@ -428,8 +428,45 @@ impl Write<'_> {
         }
     }
 
+    /// The view that a subresource such as `scale` has of the object: admission sees no more than the client.
+    fn view(&self) -> Option<Arc<dyn View>> {
+        let (storage, name) = (self.request.row.storage.as_ref()?, self.request.subresource);
+        if name.is_empty() { None } else { self.store.registry.view_of(storage, name) }
+    }
+
+    /// Admission of a view; what it changes is carried over into the object.
+    async fn admit_view(
+        &self,
+        view: &dyn View,
+        mut object: Value,
+        old: Option<&Value>,
+        validating: bool,
+    ) -> Result<Value, Status> {
+        let (shown, old) = (view.show(&object)?, old.map(|old| view.show(old)).transpose()?);
+        let options = self.request.options.object(options_kind(AdmissionOperation::Update));
+        let text = |name: &str| shown[name].as_str().unwrap_or_default();
+        let gvk = GroupVersionKind::parse(text("apiVersion"), text("kind"));
+        let gvr = self.request.row.gvr();
+        let mut request = self.admission_request(AdmissionOperation::Update, old.as_ref(), &options, &gvr, &gvk);
+        request.home = None;
+        request.object = Some(shown.clone());
+        if validating {
+            admission::validate(&self.store.admission, &mut request, self.request.warnings).await?;
+            return Ok(object);
+        }
+        admission::mutate(&self.store.admission, &mut request, self.request.warnings).await?;
+        let edited = request.object.unwrap_or_default();
+        if edited != shown {
+            view.edit(&edited, &mut object)?;
+        }
+        Ok(object)
+    }
+
     /// Mutating admission; the kind's defaults run again over what it changed.
     async fn admit(&self, object: Value, old: Option<&Value>) -> Result<Value, Status> {
+        if let Some(view) = self.view() {
+            return self.admit_view(&*view, object, old, false).await;
+        }
         let operation = if old.is_some() { AdmissionOperation::Update } else { AdmissionOperation::Create };
         let options = self.request.options.object(options_kind(operation));
         let (gvr, gvk) = (self.request.row.gvr(), self.storage_row.gvk());
@@ -448,6 +485,9 @@ impl Write<'_> {
 
     async fn admit_validated(&mut self, object: Value, old: Option<&Value>) -> Result<Value, Status> {
         let operation = if old.is_some() { AdmissionOperation::Update } else { AdmissionOperation::Create };
+        if let Some(view) = self.view() {
+            return self.admit_view(&*view, object, old, true).await;
+        }
         self.admitted = Some(Admitted { identity: identity(&object), operation });
         let options = self.request.options.object(options_kind(operation));
         let (gvr, gvk) = (self.request.row.gvr(), self.storage_row.gvk());

@@ -18,4 +18,5 @@ mod patches;
 mod staleness;
 mod system_metadata;
 mod watches;
+mod webhooks;
 mod writes;
