@@ -42,7 +42,12 @@ fn selector_and_template(errors: &mut Errors, spec: &Value, kind: &str) {
             "`selector` does not match template `labels`",
         );
     }
-    pod::template(errors, &template_path, template);
+    if kind == "statefulset" {
+        // Volumes of its claims are not in the template, so upstream looks no further.
+        meta::template_metadata(errors, &template_path, &template["metadata"]);
+    } else {
+        pod::template(errors, &template_path, template);
+    }
     workload_template(errors, &template_path, template, owner_name(kind));
 }
 

@@ -154,6 +154,16 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_is_a_volume_of_its_pods() {
+        let mounts = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [
+            {"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}});
+        assert_eq!(wrong(&StatefulSetStrategy, stateful(json!({"template": mounts}))), [""; 0]);
+        let labelled = json!({"metadata": {"labels": {"a": "b", "c": "d e"}}, "spec": {"containers": []}});
+        let lines = wrong(&StatefulSetStrategy, stateful(json!({"template": labelled})));
+        assert!(lines.len() == 1 && lines[0].starts_with("spec.template.labels: Invalid value: \"d e\""), "{lines:?}");
+    }
+
+    #[test]
     fn little_of_it_changes() {
         let old = || stateful(json!({}));
         let allowed = json!({"replicas": 3, "minReadySeconds": 5, "updateStrategy": {"type": "OnDelete"}});

@@ -24,7 +24,7 @@ pub fn pod(pod: &Value) -> Vec<Cause> {
 
 /// A pod template at `path`, whose labels must match the owner's `selector` (when there is one).
 pub fn template(errors: &mut Errors, path: &Path<'_>, template: &Value) {
-    meta::template_metadata(errors, &path.child("metadata"), &template["metadata"]);
+    meta::template_metadata(errors, path, &template["metadata"]);
     spec(errors, &path.child("spec"), &template["spec"]);
     if !list(&template["spec"], "ephemeralContainers").is_empty() {
         errors.forbidden(
