@@ -5,6 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::Response;
 use skiff_api::quote::quote;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::{self, Body},
@@ -19,7 +21,7 @@ pub trait HealthCheck: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// The reason why not.
     async fn check(&self) -> Result<(), String>;
-    /// Counts for `/readyz` only, not for `/livez`.
+    /// Counts for `/readyz` only, not for `/livez` and `/healthz`.
     fn readiness_only(&self) -> bool {
         false
     }
@@ -39,17 +41,65 @@ impl HealthCheck for Ping {
     }
 }
 
-/// The store answers.
-pub struct StoreAnswers(pub Arc<dyn Backend>);
+/// The store answers: to be alive, and once more under the name that counts for readiness.
+pub struct StoreAnswers {
+    pub name: &'static str,
+    pub backend: Arc<dyn Backend>,
+}
 
 #[async_trait]
 impl HealthCheck for StoreAnswers {
     fn name(&self) -> &'static str {
-        "etcd"
+        self.name
     }
 
     async fn check(&self) -> Result<(), String> {
-        self.0.current_revision().await.map(drop).map_err(|error| error.to_string())
+        self.backend.current_revision().await.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn readiness_only(&self) -> bool {
+        self.name != "etcd"
+    }
+}
+
+/// Something that happens once after the start has happened.
+pub struct Hook {
+    name: &'static str,
+    done: watch::Receiver<bool>,
+}
+
+impl Hook {
+    pub fn new(name: &'static str, done: watch::Receiver<bool>) -> Hook {
+        Hook { name, done }
+    }
+}
+
+#[async_trait]
+impl HealthCheck for Hook {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        if *self.done.borrow() { Ok(()) } else { Err("not finished".to_owned()) }
+    }
+}
+
+/// The server is not about to stop.
+pub struct GoesOn(pub CancellationToken);
+
+#[async_trait]
+impl HealthCheck for GoesOn {
+    fn name(&self) -> &'static str {
+        "shutdown"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        if self.0.is_cancelled() { Err("process is shutting down".to_owned()) } else { Ok(()) }
+    }
+
+    fn readiness_only(&self) -> bool {
+        true
     }
 }
 
@@ -78,6 +128,19 @@ pub fn is_health_path(path: &str) -> bool {
         .any(|root| path == *root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
 }
 
+fn counts(endpoint: &str, check: &dyn HealthCheck) -> bool {
+    endpoint == "readyz" || !check.readiness_only()
+}
+
+/// The paths of single checks.
+pub fn paths(checks: &[Arc<dyn HealthCheck>]) -> impl Iterator<Item = String> {
+    let of = |endpoint: &'static str| {
+        let relevant = checks.iter().filter(move |check| counts(endpoint, check.as_ref()));
+        relevant.map(move |check| format!("/{endpoint}/{}", check.name()))
+    };
+    ["healthz", "livez", "readyz"].into_iter().flat_map(of)
+}
+
 /// Answers such a path.
 pub async fn serve(checks: &[Arc<dyn HealthCheck>], path: &str, query: &str) -> Response<Body> {
     let mut segments = path.trim_matches('/').splitn(2, '/');
@@ -85,7 +148,7 @@ pub async fn serve(checks: &[Arc<dyn HealthCheck>], path: &str, query: &str) -> 
     let query = Query::parse(query);
     let excluded: Vec<&str> = query.all("exclude").collect();
     let mut unmatched = excluded.clone();
-    let mut relevant = checks.iter().filter(|check| endpoint != "livez" || !check.readiness_only());
+    let mut relevant = checks.iter().filter(|check| counts(endpoint, check.as_ref()));
     if let Some(name) = segments.next() {
         return match relevant.find(|check| check.name() == name) {
             None => body::response(404, "text/plain; charset=utf-8", "404 page not found\n"),
@@ -167,6 +230,10 @@ mod tests {
         assert!(ask("/livez", "verbose").await.1.contains("[+]ping ok\nlivez check passed"));
         let unmatched = "[+]ping excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"odd\"\n";
         assert!(ask("/livez", "verbose&exclude=odd&exclude=ping").await.1.starts_with(unmatched));
+        assert_eq!(ask("/healthz", "").await.0, 200, "what is about readiness alone");
+        let checks: Vec<Arc<dyn HealthCheck>> = vec![Arc::new(Ping), Arc::new(Sick)];
+        let paths: Vec<String> = paths(&checks).collect();
+        assert_eq!(paths, ["/healthz/ping", "/livez/ping", "/readyz/ping", "/readyz/sick"]);
         assert_eq!(ask("/readyz/ping", "").await, (200, "ok".to_owned()));
         assert_eq!(ask("/readyz/none", "").await.0, 404);
         assert!(is_health_path("/healthz/ping") && !is_health_path("/healthzz"));

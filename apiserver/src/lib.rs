@@ -41,6 +41,7 @@ mod rest;
 mod selection;
 pub mod serve;
 pub mod server;
+mod statusz;
 pub mod storage;
 mod table;
 pub mod version;

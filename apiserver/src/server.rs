@@ -30,7 +30,7 @@ use crate::{
     crd::CustomResources,
     discovery::Discovery,
     flow::{self, Flow},
-    health::{self, CachesLoaded, HealthCheck, Ping, StoreAnswers},
+    health::{self, CachesLoaded, GoesOn, HealthCheck, Hook, Ping, StoreAnswers},
     limits,
     metrics::{self, metrics},
     openapi::OpenApi,
@@ -44,6 +44,7 @@ use crate::{
     resource_metrics::{self, ResourceMetrics},
     rest,
     serve::{ConnectionInfo, Handler},
+    statusz::Statusz,
     storage::{Backend, measured::Measured},
     version::VersionInfo,
     warnings::{Annotations, Warnings},
@@ -115,6 +116,7 @@ struct Inner {
     resource_metrics: Arc<ResourceMetrics>,
     health_checks: Vec<Arc<dyn HealthCheck>>,
     version: VersionInfo,
+    started: jiff::Timestamp,
     server_address: String,
     /// Cancelled when the server stops; ends watches and proxied streams.
     stop: CancellationToken,
@@ -186,10 +188,15 @@ impl ApiServer {
             resources.add(resource_metrics::objects::rows(&resources));
         }
         let resource_metrics = Arc::new(ResourceMetrics::new(proxy.clone(), snapshot));
+        let custom = CustomResources::new(Arc::clone(&store), webhooks);
+        let store_answers = |name| StoreAnswers { name, backend: Arc::clone(&config.backend) };
         let mut health_checks: Vec<Arc<dyn HealthCheck>> = vec![
             Arc::new(Ping),
-            Arc::new(StoreAnswers(Arc::clone(&config.backend))),
+            Arc::new(store_answers("etcd")),
+            Arc::new(store_answers("etcd-readiness")),
             Arc::new(CachesLoaded(Arc::clone(&caches))),
+            Arc::new(Hook::new("poststarthook/crd-informer-synced", custom.is_ready())),
+            Arc::new(GoesOn(stop.clone())),
         ];
         health_checks.extend(config.health_checks);
         Ok(ApiServer(Arc::new(Inner {
@@ -197,7 +204,7 @@ impl ApiServer {
                 .with_aggregator(Arc::clone(&aggregator)),
             openapi: OpenApi::new(Arc::clone(&resources), &config.version.git_version)
                 .with_aggregator(Arc::clone(&aggregator)),
-            custom: CustomResources::new(Arc::clone(&store), webhooks),
+            custom,
             aggregator,
             resource_metrics,
             store,
@@ -211,6 +218,7 @@ impl ApiServer {
             proxy,
             health_checks,
             version: config.version,
+            started: jiff::Timestamp::now(),
             server_address: config.server_address,
             stop,
             sessions: TaskTracker::new(),
@@ -586,6 +594,11 @@ impl ApiServer {
         }
         match path {
             "/" => json_response(&json!({"paths": self.paths()}), "application/json"),
+            "/statusz" => {
+                let (started, now) = (inner.started, jiff::Timestamp::now());
+                let statusz = Statusz { started, now, version: &inner.version, paths: self.paths() };
+                statusz.serve(&request.headers).unwrap_or_else(|status| body::failure(&status))
+            }
             "/version" | "/version/" => json_response(&json!(inner.version), "application/json"),
             "/metrics" => {
                 let objects: Vec<(String, usize)> =
@@ -622,10 +635,12 @@ impl ApiServer {
             "/openapi/v3",
             "/openid/v1/jwks",
             "/readyz",
+            "/statusz",
             "/version",
         ]
         .map(str::to_owned)
         .to_vec();
+        paths.extend(health::paths(&self.0.health_checks));
         for group in table.groups() {
             for version in table.versions(group) {
                 paths.push(if group.is_empty() {

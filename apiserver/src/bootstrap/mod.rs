@@ -12,15 +12,17 @@ pub mod rbac;
 mod reconcile;
 mod roles;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use skiff_api::{GroupVersionResource, Reason};
 use skiff_client::{Client, ClientError};
+use tokio::sync::watch;
 
 use crate::{
+    health::{HealthCheck, Hook},
     limits,
     registry::{
         scheduling::{SYSTEM_CLUSTER_CRITICAL, SYSTEM_NODE_CRITICAL},
@@ -30,6 +32,19 @@ use crate::{
 use reconcile::Merge;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Under which names upstream's health endpoints tell that these objects are there.
+const HOOKS: [&str; 4] = [
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/priority-and-fairness-config-producer",
+];
+
+/// The checks of a server in which [`Bootstrap::run`] was done once.
+pub fn health_checks(done: &watch::Receiver<bool>) -> Vec<Arc<dyn HealthCheck>> {
+    HOOKS.into_iter().map(|name| Arc::new(Hook::new(name, done.clone())) as Arc<dyn HealthCheck>).collect()
+}
 
 /// What the objects depend on.
 #[derive(Clone, Debug)]

@@ -115,6 +115,11 @@ impl CustomResources {
         CustomResources { store, webhooks, user: own_user(), ready: watch::Sender::new(false) }
     }
 
+    /// Tells when the definitions known at start are served.
+    pub fn is_ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
     /// Waits until the definitions known at start are served.
     pub async fn ready(&self) {
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;

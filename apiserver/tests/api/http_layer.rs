@@ -85,6 +85,59 @@ async fn documents_are_served() {
 }
 
 #[tokio::test]
+async fn health_has_upstreams_checks_and_pages_of_their_own() {
+    let (done, hook) = tokio::sync::watch::channel(false);
+    let api = start_as(|config| config.health_checks = skiff_apiserver::bootstrap::health_checks(&hook)).await;
+    let text = async |path: &str| {
+        let answer = api.get(path).await;
+        (answer.code, answer.body.as_str().unwrap().to_owned())
+    };
+    let (code, unready) = text("/livez").await;
+    assert_eq!(code, 500);
+    assert!(unready.contains("[-]poststarthook/rbac/bootstrap-roles failed: reason withheld\n"), "{unready}");
+    assert_eq!(text("/livez/poststarthook/rbac/bootstrap-roles").await.0, 500);
+    done.send_replace(true);
+    assert_eq!(text("/livez").await, (200, "ok".to_owned()));
+    let (_, all) = text("/readyz?verbose").await;
+    for name in [
+        "ping",
+        "etcd",
+        "etcd-readiness",
+        "informer-sync",
+        "poststarthook/crd-informer-synced",
+        "poststarthook/start-system-namespaces-controller",
+        "poststarthook/rbac/bootstrap-roles",
+        "poststarthook/scheduling/bootstrap-system-priority-classes",
+        "poststarthook/priority-and-fairness-config-producer",
+        "shutdown",
+    ] {
+        assert!(all.contains(&format!("[+]{name} ok\n")), "{name}: {all}");
+        assert_eq!(text(&format!("/readyz/{name}")).await, (200, "ok".to_owned()));
+    }
+    let (_, alive) = text("/healthz?verbose").await;
+    assert!(alive.contains("[+]etcd ok") && !alive.contains("readiness") && !alive.contains("shutdown"), "{alive}");
+    assert_eq!(text("/healthz/etcd").await, (200, "ok".to_owned()));
+    let paths = api.get("/").await.body["paths"].clone();
+    for path in ["/healthz/etcd", "/readyz/shutdown", "/statusz"] {
+        assert!(paths.as_array().unwrap().contains(&json!(path)), "{path}: {paths}");
+    }
+}
+
+#[tokio::test]
+async fn the_server_tells_its_version_and_since_when_it_runs() {
+    let api = start().await;
+    let version = api.get("/version").await.body;
+    assert_eq!((&version["emulationMajor"], &version["emulationMinor"]), (&json!("1"), &version["minor"]));
+    assert_eq!((&version["minCompatibilityMajor"], &version["minCompatibilityMinor"]), (&json!("1"), &json!("36")));
+    let text = api.get("/statusz").await;
+    assert!(text.body.as_str().unwrap().starts_with("\nkube-apiserver statusz\nWarning: "), "{}", text.body);
+    let as_object = [("accept", "application/json;v=v1beta1;g=config.k8s.io;as=Statusz")];
+    let object = api.ask("GET", "/statusz", &as_object, Bytes::new()).await.body;
+    assert_eq!((&object["kind"], &object["apiVersion"]), (&json!("Statusz"), &json!("config.k8s.io/v1beta1")));
+    assert_eq!(object["paths"], json!(["/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"]));
+}
+
+#[tokio::test]
 async fn answers_are_compressed_and_indented_when_asked() {
     let api = start().await;
     for number in 0..40 {

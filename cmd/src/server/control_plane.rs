@@ -10,7 +10,7 @@ use skiff_apiserver::{
 use skiff_client::Client;
 use skiff_kine::{Etcd, Store};
 use skiff_tunnel::{SessionConfig, Sessions};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{cluster_config, etcd_listener, listener};
@@ -54,7 +54,10 @@ impl ControlPlane {
         let step = progress.step("API server");
         let sessions = Arc::new(Sessions::new(SessionConfig::default(), TUNNEL_WAIT));
         let token = supervision.stage("API server", Duration::from_secs(10));
-        let server = ApiServer::new(config(settings, pki, datastore, &sessions)?, token.clone())?;
+        let bootstrapped = watch::Sender::new(false);
+        let mut config = config(settings, pki, datastore, &sessions)?;
+        config.health_checks = skiff_apiserver::bootstrap::health_checks(&bootstrapped.subscribe());
+        let server = ApiServer::new(config, token.clone())?;
         supervision.spawn("API server", {
             let server = server.clone();
             async move {
@@ -80,6 +83,7 @@ impl ControlPlane {
             advertise_port: settings.port,
         };
         plane.bootstrap(&bootstrap).await?;
+        bootstrapped.send_replace(true);
         supervision.spawn("service kubernetes", {
             let (client, snapshot) = (plane.supervisor_client("skiff"), plane.server.snapshot());
             let token = token.clone();
