@@ -67,8 +67,14 @@ pub struct VolumeHost {
     objects: Arc<ObjectCache>,
     tokens: TokenCache,
     certificates: CertificateCache,
-    /// Claims that are mounted: name and path by pod uid and volume.
-    claims: Mutex<HashMap<String, BTreeMap<String, (String, PathBuf)>>>,
+    /// Claims that are mounted, by pod uid and volume.
+    claims: Mutex<HashMap<String, BTreeMap<String, MountedClaim>>>,
+}
+
+#[derive(Clone)]
+struct MountedClaim {
+    name: String,
+    path: PathBuf,
 }
 
 impl VolumeHost {
@@ -111,8 +117,8 @@ impl VolumeHost {
             } else if let Some(kind) = payload_kind(volume) {
                 (self.volume_dir(pod, kind, name), None)
             } else {
-                let (claim, path) = claims.get(name)?;
-                (path.clone(), Some(claim.clone()))
+                let claim = claims.get(name)?;
+                (claim.path.clone(), Some(claim.name.clone()))
             };
             let on_disk = |source: &EmptyDirVolumeSource| source.medium.as_deref().unwrap_or_default().is_empty();
             let is_ephemeral = volume.empty_dir.as_ref().is_some_and(on_disk)
@@ -229,8 +235,9 @@ impl VolumeHost {
             let only_root = policy.as_deref() == Some("OnRootMismatch");
             ownership::hand_over(&path, group, only_root).map_err(|error| format!("set fsGroup: {error}"))?;
         }
+        let mounted = MountedClaim { name: name.to_owned(), path: path.clone() };
         let mut claims = self.claims.lock();
-        claims.entry(spec::uid(pod).to_owned()).or_default().insert(mounted_as, (name.to_owned(), path.clone()));
+        claims.entry(spec::uid(pod).to_owned()).or_default().insert(mounted_as, mounted);
         drop(claims);
         Ok(MountedVolume { source: VolumeSource::Path(path), read_only })
     }
