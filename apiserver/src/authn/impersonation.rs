@@ -20,9 +20,26 @@ pub fn requested(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
         if uid.is_empty() && groups.is_empty() && extra.is_empty() {
             return Ok(None);
         }
-        return Err(Status::bad_request("requested impersonation without impersonating a user"));
+        let nobody = UserInfo { username, uid, groups, extra };
+        let text = format!("requested {} without impersonating a user name", as_go_shows(&nobody));
+        return Err(Status::bad_request(text));
     }
     Ok(Some(UserInfo { username, uid, groups, extra }))
+}
+
+/// A user as upstream's message shows it.
+fn as_go_shows(user: &UserInfo) -> String {
+    let list = |items: &[String]| {
+        let items: Vec<String> = items.iter().map(|item| format!("{item:?}")).collect();
+        format!("[]string{{{}}}", items.join(", "))
+    };
+    let groups = if user.groups.is_empty() { "[]string(nil)".to_owned() } else { list(&user.groups) };
+    let extra: Vec<String> = user.extra.iter().map(|(key, values)| format!("{key:?}:{}", list(values))).collect();
+    let extra = if extra.is_empty() { "(nil)".to_owned() } else { format!("{{{}}}", extra.join(", ")) };
+    format!(
+        "&user.DefaultInfo{{Name:{:?}, UID:{:?}, Groups:{groups}, Extra:map[string][]string{extra}}}",
+        user.username, user.uid
+    )
 }
 
 /// Checks that `by` may act as `target` and completes its groups.
@@ -62,9 +79,13 @@ pub fn authorize(authorizer: &dyn Authorizer, by: &UserInfo, mut target: UserInf
     {
         target.groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
     }
-    let marker = if target.username == user::ANONYMOUS { user::UNAUTHENTICATED } else { user::AUTHENTICATED };
-    if !target.is_in(marker) {
-        target.groups.push(marker.to_owned());
+    let unauthenticated = target.is_in(user::UNAUTHENTICATED);
+    if target.username == user::ANONYMOUS {
+        if !unauthenticated {
+            target.groups.push(user::UNAUTHENTICATED.to_owned());
+        }
+    } else if !unauthenticated && !target.is_in(user::AUTHENTICATED) {
+        target.groups.push(user::AUTHENTICATED.to_owned());
     }
     Ok(target)
 }
@@ -74,5 +95,50 @@ pub fn strip(headers: &mut HeaderMap) {
     let names: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
     for name in names {
         headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::Masters;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn become_one(pairs: &[(&'static str, &str)]) -> UserInfo {
+        let target = requested(&headers(pairs)).unwrap().unwrap();
+        authorize(&Masters, &UserInfo::new("admin", &["system:masters"]), target).unwrap()
+    }
+
+    #[test]
+    fn groups_are_completed_by_who_is_impersonated() {
+        assert_eq!(become_one(&[("impersonate-user", "jane")]).groups, ["system:authenticated"]);
+        let account = become_one(&[("impersonate-user", "system:serviceaccount:n:a")]);
+        assert_eq!(account.groups, ["system:serviceaccounts", "system:serviceaccounts:n", "system:authenticated"]);
+        let given = become_one(&[("impersonate-user", "jane"), ("impersonate-group", "a"), ("impersonate-group", "b")]);
+        assert_eq!(given.groups, ["a", "b", "system:authenticated"]);
+        let nobody = [("impersonate-user", "jane"), ("impersonate-group", "system:unauthenticated")];
+        assert_eq!(become_one(&nobody).groups, ["system:unauthenticated"]);
+        assert_eq!(become_one(&[("impersonate-user", "system:anonymous")]).groups, ["system:unauthenticated"]);
+    }
+
+    #[test]
+    fn nothing_is_impersonated_without_a_user() {
+        assert_eq!(requested(&HeaderMap::new()), Ok(None));
+        let status = requested(&headers(&[("impersonate-group", "g"), ("impersonate-extra-a%2Fb", "v")])).unwrap_err();
+        assert_eq!(
+            (status.code, status.message.as_str()),
+            (
+                400,
+                "requested &user.DefaultInfo{Name:\"\", UID:\"\", Groups:[]string{\"g\"}, \
+                 Extra:map[string][]string{\"a/b\":[]string{\"v\"}}} without impersonating a user name"
+            )
+        );
     }
 }

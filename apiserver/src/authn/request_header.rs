@@ -20,8 +20,8 @@ pub fn is_proxy(certificate: &CertificateDer<'_>, allowed: &[String]) -> bool {
 
 /// The user the proxy names, if it names one.
 pub fn user(headers: &HeaderMap) -> Option<UserInfo> {
-    let username = headers.get("x-remote-user")?.to_str().ok()?.to_owned();
-    let text = |value: &http::HeaderValue| value.to_str().ok().map(str::to_owned);
+    let text = |value: &http::HeaderValue| value.to_str().ok().filter(|text| !text.is_empty()).map(str::to_owned);
+    let username = headers.get("x-remote-user").and_then(text)?;
     let groups = headers.get_all("x-remote-group").iter().filter_map(text).collect();
     let uid = headers.get("x-remote-uid").and_then(text).unwrap_or_default();
     Some(UserInfo { username, uid, groups, extra: extra(headers, EXTRA_PREFIX) })
@@ -57,10 +57,12 @@ mod tests {
         headers.append("x-remote-group", "g1".parse().unwrap());
         headers.append("x-remote-group", "g2".parse().unwrap());
         headers.append("x-remote-extra-example.org%2fscope", "s".parse().unwrap());
-        let user = user(&headers).unwrap();
+        let user = super::user(&headers).unwrap();
         assert_eq!(user.groups, ["g1", "g2"]);
         assert_eq!(user.extra["example.org/scope"], ["s"]);
         strip(&mut headers);
         assert!(headers.is_empty());
+        headers.insert("x-remote-user", "".parse().unwrap());
+        assert_eq!(super::user(&headers), None, "an empty name is none");
     }
 }

@@ -323,18 +323,23 @@ pub struct ServiceAccountAuthenticator {
 #[async_trait]
 impl TokenAuthenticator for ServiceAccountAuthenticator {
     async fn authenticate(&self, token: &str, audiences: &[String]) -> Option<UserInfo> {
-        let claims = self.issuer.verify(token, audiences, Timestamp::now())?;
+        let now = Timestamp::now();
+        let claims = self.issuer.verify(token, audiences, now)?;
         let id = claims.jti.clone();
-        self.check_bound(&claims.binding).then(|| user_of(claims.binding, &id))
+        self.check_bound(&claims.binding, now).then(|| user_of(claims.binding, &id))
     }
 }
 
 impl ServiceAccountAuthenticator {
-    fn check_bound(&self, binding: &Binding) -> bool {
+    fn check_bound(&self, binding: &Binding, now: Timestamp) -> bool {
         use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
         let namespace = &binding.namespace;
+        let deleted_before = now - LEEWAY;
         let alive = |object: Option<Arc<skiff_api::Object>>, uid: &str| {
-            object.is_some_and(|object| uid.is_empty() || object.meta.uid.as_str() == uid)
+            object.is_some_and(|object| {
+                let deleted = object.meta.deletion_timestamp.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
+                (uid.is_empty() || object.meta.uid.as_str() == uid) && deleted.is_none_or(|time| time >= deleted_before)
+            })
         };
         let account = &binding.serviceaccount;
         alive(self.snapshot.object::<ServiceAccount>(namespace, &account.name), &account.uid)
@@ -438,5 +443,15 @@ mod tests {
         let user = authenticator.authenticate(&token, &[]).await.unwrap();
         assert_eq!(user.username, "system:serviceaccount:n:a");
         assert!(user.is_in("system:serviceaccounts:n"));
+        // One that is being deleted counts until its time and a little more.
+        let dying = async |seconds: i64| {
+            let mut dying = account.clone();
+            let time = Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap();
+            dying["metadata"]["deletionTimestamp"] = json!(time.to_string());
+            writer.apply(Arc::new(skiff_api::Object::from_value(&dying).unwrap()));
+            authenticator.authenticate(&token, &[]).await.is_some()
+        };
+        assert!(dying(30).await);
+        assert!(!dying(-90).await);
     }
 }
