@@ -204,7 +204,10 @@ impl ListOptions {
         if !causes.is_empty() {
             return Err(invalid_list(causes));
         }
-        let revision = parse_version(&self.resource_version)?;
+        let revision = parse_version(&self.resource_version).map_err(|why| {
+            let cause = version_cause(&self.resource_version, &why);
+            Status::bad_request(format!("invalid resource version: {}: {}", cause.field, cause.message))
+        })?;
         if !self.continue_token.is_empty() && revision > Revision::ZERO {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
@@ -276,11 +279,17 @@ fn invalid_list(causes: Vec<Cause>) -> Status {
     Status::invalid("meta.k8s.io", "ListOptions", "", causes)
 }
 
-/// A `resourceVersion` of a query; empty is zero.
-pub fn parse_version(text: &str) -> Result<Revision, Status> {
-    text.parse().map_err(|_| {
-        Status::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
-    })
+/// A `resourceVersion`; empty is zero. The error is in the words of upstream's number parser.
+pub fn parse_version(text: &str) -> Result<Revision, String> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let parsed = if is_number { text.parse().ok() } else { None };
+    let why = if is_number { "value out of range" } else { "invalid syntax" };
+    parsed.ok_or_else(|| format!("strconv.ParseUint: parsing {}: {why}", quote(text)))
+}
+
+/// The cause of a refused `resourceVersion` of a query.
+pub fn version_cause(text: &str, why: &str) -> Cause {
+    cause("resourceVersion", "FieldValueInvalid", format!("Invalid value: {}: {why}", quote(text)))
 }
 
 /// Options of delete and deletecollection: body, then query.

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     admission::{self, AdmissionOperation, AdmissionRequest, Home, Reinvocation},
     conversion, limits, managed,
+    options::parse_version,
     storage::keys,
 };
 
@@ -335,7 +336,10 @@ impl Write<'_> {
                 ));
             }
             version if version == old.meta.resource_version => {}
-            _ => return Err(Status::conflict(&row.group, &row.plural, self.request.name, MODIFIED)),
+            version => {
+                parse_version(version).map_err(Status::bad_request)?;
+                return Err(Status::conflict(&row.group, &row.plural, self.request.name, MODIFIED));
+            }
         }
         self.check_uid(object, old.meta.uid.as_str())
     }

@@ -4,7 +4,10 @@ use http::Response;
 use skiff_api::{Revision, Status};
 
 use super::{Call, answer, component_status, resource_metrics};
-use crate::{body::Body, options::parse_version};
+use crate::{
+    body::Body,
+    options::{parse_version, version_cause},
+};
 
 pub(super) async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
     // What cannot be answered in an acceptable form is refused before any work.
@@ -16,7 +19,11 @@ pub(super) async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
         return resource_metrics::get(call).await;
     }
     let version = call.query.get("resourceVersion");
-    match (version, parse_version(version)?) {
+    let revision = parse_version(version).map_err(|why| {
+        let cause = version_cause(version, &why);
+        Status::bad_request(format!("{}: {}", cause.field, cause.message))
+    })?;
+    match (version, revision) {
         ("", _) => drop(call.store.caches.catch_up().await?),
         (_, Revision::ZERO) => {}
         (_, revision) => call.store.wait_for(revision).await?,

@@ -21,7 +21,7 @@ use crate::{
     limits,
     metrics::LongRunning,
     negotiation::{Offer, View},
-    options::{ListOptions, parse_version},
+    options::{ListOptions, parse_version, version_cause},
     registry::store::Store,
     render::{self, ListMeta, Style},
     selection::Selection,
@@ -41,7 +41,11 @@ pub(super) async fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let selection = list::selection(call, &options)?;
     let cache = list::cache(call)?;
     let initial_events = options.watch_list()?;
-    let revision = parse_version(&options.resource_version)?;
+    let revision = parse_version(&options.resource_version).map_err(|why| {
+        let cause = version_cause(&options.resource_version, &why);
+        // Upstream names the resource here, not the kind.
+        Status::invalid(&call.row.group, &call.row.plural, "", vec![cause])
+    })?;
     let (initial, from, watcher) = if initial_events {
         if options.resource_version.is_empty() {
             call.store.caches.catch_up().await?;

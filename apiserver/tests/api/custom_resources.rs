@@ -92,6 +92,33 @@ async fn objects_are_checked_against_the_schema() {
 }
 
 #[tokio::test]
+async fn patches_of_custom_resources_are_questioned_like_those_of_built_in_kinds() {
+    let api = established().await;
+    assert_eq!(api.post(WIDGETS, widget("a")).await.code, 201);
+    let (path, strict) = (format!("{WIDGETS}/a"), format!("{WIDGETS}/a?fieldValidation=Strict"));
+    let merge = json!({"spec": {"foo": 1}});
+    let operations = json!([{"op": "add", "path": "/spec/foo", "value": 1}]);
+    for (kind, patch) in [("merge", &merge), ("json", &operations)] {
+        let refused = api.patch(&strict, kind, patch.clone()).await;
+        let (cause, message) = (&refused.body["details"]["causes"][0], refused.body["message"].as_str().unwrap());
+        assert_eq!((refused.code, &cause["field"]), (422, &json!("patch")), "{message}");
+        assert!(message.starts_with(" \"\" is invalid: patch: Invalid value: "), "{message}");
+        assert!(message.ends_with(r#": strict decoding error: unknown field "spec.foo""#), "{message}");
+        let warned = api.patch(&path, kind, patch.clone()).await;
+        assert_eq!((warned.code, warned.body["spec"].get("foo")), (200, None), "{}", warned.body);
+        assert_eq!(warned.headers["warning"], r#"299 - "unknown field \"spec.foo\"""#);
+    }
+    let mut config = widget("a");
+    config["spec"]["foo"] = json!(1);
+    let applied = api.patch(&format!("{path}?fieldManager=me"), "apply", config).await;
+    let want = "failed to create typed patch object (/a; example.com/v1, Kind=Widget): .spec.foo: field not declared in schema";
+    assert_eq!((applied.code, &applied.body["message"]), (500, &json!(want)));
+    // What is there but of the wrong type is for validation to say.
+    let wrong = api.patch(&path, "merge", json!({"spec": {"size": "x"}})).await;
+    assert_eq!((wrong.code, &wrong.body["details"]["causes"][0]["field"]), (422, &json!("spec.size")));
+}
+
+#[tokio::test]
 async fn a_deleted_definition_takes_its_objects_along() {
     let api = established().await;
     api.post(WIDGETS, widget("a")).await;

@@ -1,5 +1,6 @@
 //! Options of requests: what is taken, what is refused and with which causes.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -133,6 +134,32 @@ async fn options_of_lists_and_watches_are_refused_with_every_cause() {
 }
 
 #[tokio::test]
+async fn malformed_versions_are_refused_by_place() {
+    let api = start().await;
+    api.post(MAPS, config_map("one")).await;
+    const MERGE: &[(&str, &str)] = &[("content-type", "application/merge-patch+json")];
+    let why = |text: &str| format!("strconv.ParseUint: parsing \"{text}\": invalid syntax");
+    let list = |text: &str| format!("resourceVersion: Invalid value: \"{text}\": {}", why(text));
+    check(
+        &api,
+        vec![
+            case(("GET", "/api/v1/namespaces/n/configmaps?resourceVersion=abc"), &[], "", 400, "BadRequest",
+                format!("invalid resource version: {}", list("abc"))),
+            case(("GET", "/api/v1/namespaces/n/configmaps?resourceVersion=99999999999999999999"), &[], "", 400, "BadRequest",
+                "invalid resource version: resourceVersion: Invalid value: \"99999999999999999999\": strconv.ParseUint: parsing \"99999999999999999999\": value out of range"),
+            case(("GET", "/api/v1/namespaces/n/configmaps?watch=1&resourceVersion=-1"), &[], "", 422, "Invalid",
+                format!("configmaps \"\" is invalid: {}", list("-1"))),
+            case(("GET", "/api/v1/namespaces/n/configmaps/one?resourceVersion=abc"), &[], "", 400, "BadRequest", list("abc")),
+            case(("PATCH", ONE), MERGE, r#"{"metadata":{"resourceVersion":"abc"}}"#, 400, "BadRequest", why("abc")),
+            case(("PUT", ONE), JSON, r#"{"metadata":{"name":"one","resourceVersion":"abc"}}"#, 400, "BadRequest", why("abc")),
+            case(("POST", MAPS), JSON, r#"{"metadata":{"name":"two","resourceVersion":"abc"}}"#, 400, "BadRequest",
+                "resourceVersion should not be set on objects to be created"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn options_in_a_delete_body_win_over_the_query() {
     let api = start().await;
     let deleted = |name: &'static str, query: &'static str, body: Value| {
@@ -192,6 +219,12 @@ async fn fields_of_every_kind_select_as_upstream_lists_them() {
         ("/apis/apps/v1/replicasets", "status.replicas"),
         ("/apis/batch/v1/jobs", "status.successful"),
         ("/apis/certificates.k8s.io/v1/certificatesigningrequests", "spec.signerName"),
+        ("/apis/certificates.k8s.io/v1/clustertrustbundles", "spec.signerName"),
+        ("/apis/certificates.k8s.io/v1/podcertificaterequests", "spec.signerName spec.podName spec.nodeName"),
+        (
+            "/apis/networking.k8s.io/v1/ipaddresses",
+            "spec.parentRef.group spec.parentRef.resource spec.parentRef.name spec.parentRef.namespace",
+        ),
         ("/apis/resource.k8s.io/v1/resourceslices", "spec.nodeName spec.driver"),
     ] {
         for field in fields.split_whitespace() {
@@ -212,4 +245,37 @@ async fn fields_of_every_kind_select_as_upstream_lists_them() {
     assert_eq!(count("spec.nodeName!%3Done,status.phase%3DPending").await, 1);
     assert_eq!(count("spec.restartPolicy%3DAlways,spec.hostNetwork%3Dfalse").await, 2);
     assert_eq!(api.get(ONE).await.code, 404);
+}
+
+#[tokio::test]
+async fn certificates_are_selected_by_signer_pod_and_node() {
+    let api = start().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    let anchor = params.self_signed(&key).unwrap().pem();
+    let stub = BASE64.encode(params.serialize_request(&key).unwrap().der());
+    let certificates = "/apis/certificates.k8s.io/v1";
+    for signer in ["a", "b"] {
+        let bundle = json!({"metadata": {"name": format!("example.com:{signer}:one")},
+            "spec": {"signerName": format!("example.com/{signer}"), "trustBundle": anchor}});
+        let made = api.post(&format!("{certificates}/clustertrustbundles"), bundle).await;
+        assert_eq!(made.code, 201, "{}", made.body);
+        let request = json!({"metadata": {"name": signer}, "spec": {"signerName": format!("example.com/{signer}"),
+            "podName": format!("pod-{signer}"), "podUID": "1f7a54a1-b9d5-4f0a-9f6c-0a8e4f9a3b11",
+            "serviceAccountName": "default", "serviceAccountUID": "1f7a54a1-b9d5-4f0a-9f6c-0a8e4f9a3b12",
+            "nodeName": format!("node-{signer}"), "nodeUID": "1f7a54a1-b9d5-4f0a-9f6c-0a8e4f9a3b13",
+            "stubPKCS10Request": stub}});
+        let made = api.post(&format!("{certificates}/namespaces/n/podcertificaterequests"), request).await;
+        assert_eq!(made.code, 201, "{}", made.body);
+    }
+    let names = async |resource: &str, selector: &str| {
+        let list = api.get(&format!("{certificates}/{resource}?fieldSelector={selector}")).await.body;
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("clustertrustbundles", "spec.signerName%3Dexample.com/b").await, ["example.com:b:one"]);
+    assert_eq!(names("clustertrustbundles", "spec.signerName!%3Dexample.com/b").await, ["example.com:a:one"]);
+    for selector in ["spec.signerName%3Dexample.com/b", "spec.podName%3Dpod-b", "spec.nodeName%3Dnode-b"] {
+        assert_eq!(names("podcertificaterequests", selector).await, ["b"], "{selector}");
+    }
 }
