@@ -9,6 +9,7 @@ pub mod lookup;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod persistent_volume_claim_resize;
+pub mod pod_resize;
 pub mod pod_security;
 mod pod_security_checks;
 pub mod pod_topology_labels;
@@ -57,6 +58,7 @@ pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_ingress_class::DefaultIngressClass),
         Arc::new(pod_topology_labels::PodTopologyLabels),
+        Arc::new(pod_resize::PodResizeValidator),
         Arc::new(MutatingPolicies::new(Arc::clone(authorizer), Arc::clone(&dependencies.resources))),
         Arc::new(MutatingWebhooks::new(webhooks.clone(), Arc::clone(authorizer))),
         Arc::new(ValidatingPolicies::new(Arc::clone(authorizer), Arc::clone(&dependencies.resources))),

@@ -65,8 +65,9 @@ fn pod(usage: &mut Usage, pod: &Value) {
 }
 
 /// Requests or limits of a pod: what runs together is added, what runs before
-/// counts with its largest, overhead comes on top.
-fn total(spec: &Value, kind: &str) -> Usage {
+/// counts with its largest, what is said of the pod as a whole counts instead,
+/// overhead comes on top.
+pub(super) fn total(spec: &Value, kind: &str) -> Usage {
     let mut sum = Usage::new();
     let mut largest = Usage::new();
     let mut sidecars = Usage::new();
@@ -98,6 +99,12 @@ fn total(spec: &Value, kind: &str) -> Usage {
     for (name, quantity) in largest {
         let have = sum.get(&name).copied().unwrap_or(Quantity::ZERO);
         sum.insert(name, have.max(quantity));
+    }
+    for (name, value) in entries(&spec["resources"], kind) {
+        let of_pods = matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-");
+        if let Some(quantity) = parse_quantity(value).filter(|_| of_pods) {
+            sum.insert(name.clone(), quantity);
+        }
     }
     for (name, value) in entries(spec, "overhead") {
         if let Some(quantity) = parse_quantity(value).filter(|_| kind == "requests" || sum.contains_key(name)) {
@@ -280,6 +287,12 @@ mod tests {
             shown(usage("", "pods", &pod)),
             ["count/pods=1", "cpu=2", "limits.memory=1Gi", "pods=1", "requests.cpu=2", "requests.example.com/gpu=2"]
         );
+        let mut whole = pod.clone();
+        whole["spec"]["resources"] = json!({"requests": {"cpu": "3", "example.com/gpu": "9"}});
+        whole["spec"]["overhead"] = json!({"cpu": "1"});
+        let used = usage("", "pods", &whole);
+        assert_eq!(used["requests.cpu"].to_string(), "4", "of the pod as a whole, and overhead");
+        assert_eq!(used["requests.example.com/gpu"].to_string(), "2", "only of containers");
         let finished = json!({"status": {"phase": "Failed"}, "spec": pod["spec"]});
         assert_eq!(shown(usage("", "pods", &finished)), ["count/pods=1"]);
     }
