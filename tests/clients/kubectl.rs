@@ -21,7 +21,8 @@ macro_rules! transcripts {
 
 transcripts! {
     discovery, explain, create, get, watch, describe, apply, server_side_apply, prune, patch_and_edit, labels,
-    scale_and_rollout, set, delete, wait, access, certificates, nodes, pods, events, local, errors, policies,
+    scale_and_rollout, set, delete, wait, access, certificates, nodes, pods, events, local, errors, policies, claims,
+    bootstrap,
 }
 
 fn run(cluster: &mut Cluster, name: &str) -> Result<()> {
@@ -41,7 +42,7 @@ fn run(cluster: &mut Cluster, name: &str) -> Result<()> {
         own.kubeconfig = kubeconfig;
         own.namespace = None;
         own.run(&["config", "set-context", "--current", "--namespace", &namespace])?;
-        own.run(&["get", "serviceaccount", "default"])?;
+        own.run(&["wait", "--for=create", "serviceaccount/default", "--timeout=60s"])?;
         let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
         let shell = |script: &str| {
             let mut command = Command::new("nsenter");

@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         kubectl::local,
         kubectl::errors,
         kubectl::policies,
+        kubectl::claims,
+        kubectl::bootstrap,
         libraries::the_python_client_drives_the_server,
         libraries::the_javascript_client_drives_the_server,
         datastores::a_server_runs_on_postgres,

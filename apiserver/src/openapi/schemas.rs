@@ -83,7 +83,7 @@ impl Collector {
             "x-kubernetes-group-version-kind": gvk(&row.list_kind),
         });
         if let Some(properties) = schema["properties"].as_object_mut() {
-            type_meta(properties);
+            self.type_meta(properties);
         }
         self.done.insert(list.clone(), schema);
         (object, list)
@@ -146,7 +146,7 @@ impl Collector {
         meta["description"] = METADATA.into();
         schema["properties"]["metadata"] = meta;
         if let Some(properties) = schema["properties"].as_object_mut() {
-            type_meta(properties);
+            self.type_meta(properties);
         }
         self.done.insert(name.clone(), schema);
         name
@@ -157,7 +157,7 @@ impl Collector {
         let mut properties = Map::new();
         let mut required = Vec::new();
         if schema.get(id).type_meta {
-            type_meta(&mut properties);
+            self.type_meta(&mut properties);
         }
         for field in schema.fields(id) {
             if field.required {
@@ -178,6 +178,15 @@ impl Collector {
             object["x-kubernetes-map-type"] = "atomic".into();
         }
         object
+    }
+
+    /// The two fields that every object begins with, in the words of a message that has them as its own.
+    fn type_meta(&self, properties: &mut Map<String, Value>) {
+        let like = names::message("meta/v1", "DeleteOptions");
+        for field in ["apiVersion", "kind"] {
+            let description = self.descriptions.of_field(&like, field);
+            properties.insert(field.to_owned(), json!({"type": "string", "description": description}));
+        }
     }
 
     /// Adds the descriptions of fields; a bare reference takes none, so it is wrapped in OpenAPI v3.
@@ -277,16 +286,6 @@ impl Collector {
     pub fn reference(&self, component: &str) -> Value {
         json!({"$ref": self.dialect.reference(component)})
     }
-}
-
-/// The two fields that every object begins with.
-fn type_meta(properties: &mut Map<String, Value>) {
-    const VERSION: &str = "Group and version of the schema that this object follows, such as apps/v1. Servers convert \
-        the versions they know and may refuse others.";
-    const KIND: &str = "Name of the schema that this object follows, in CamelCase. Servers may derive it from the \
-        address of a request. It cannot be changed.";
-    properties.insert("apiVersion".to_owned(), json!({"type": "string", "description": VERSION}));
-    properties.insert("kind".to_owned(), json!({"type": "string", "description": KIND}));
 }
 
 /// The third version of OpenAPI says that two of these types have two forms.

@@ -187,7 +187,7 @@ async fn storage_is_fixed() {
             (json!({"spec": {"fsGroupPolicy": "File"}}), ""),
         ]),
         kind("/apis/storage.k8s.io/v1/csinodes", json!({"metadata": {}, "spec": {"drivers": [{"name": "a.b", "nodeID": "1"}]}}), vec![
-            (json!({"spec": {"drivers": [{"name": "a.b", "nodeID": "2"}]}}), "CSINodeDriver: Invalid value: {\"name\":\"a.b\",\"nodeID\":\"2\",\"topologyKeys\":null}: field is immutable"),
+            (json!({"spec": {"drivers": [{"name": "a.b", "nodeID": "2"}]}}), "CSINodeDriver: Invalid value: {\"Name\":\"a.b\",\"NodeID\":\"2\",\"TopologyKeys\":null,\"Allocatable\":null}: field is immutable"),
             (json!({"spec": {"drivers": [{"name": "a.b", "nodeID": "1", "allocatable": {"count": 3}}]}}), ""),
             (json!({"spec": {"drivers": [{"name": "c.d", "nodeID": "2"}]}}), ""),
         ]),

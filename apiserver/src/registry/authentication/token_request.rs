@@ -49,7 +49,7 @@ impl Endpoint for TokenRequestEndpoint {
             set(spec, "audiences", json!(self.issuer.audiences()));
         }
         let wanted = int(spec, "expirationSeconds").unwrap_or(SECONDS_DEFAULT);
-        validate(account_name, spec, wanted)?;
+        validate(spec, wanted)?;
         let audiences: Vec<String> =
             list(spec, "audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let mut binding = Binding {
@@ -76,7 +76,7 @@ impl Endpoint for TokenRequestEndpoint {
     }
 }
 
-fn validate(account: &str, spec: &Value, wanted: i64) -> Result<(), Status> {
+fn validate(spec: &Value, wanted: i64) -> Result<(), Status> {
     let mut errors = Errors::new();
     let path = Path::new("spec");
     if wanted < SECONDS_MIN {
@@ -93,7 +93,8 @@ fn validate(account: &str, spec: &Value, wanted: i64) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid("authentication.k8s.io", "TokenRequest", account, errors.into_causes()))
+    // Upstream does not name the account here.
+    Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", errors.into_causes()))
 }
 
 /// Checks the object the token shall die with and notes it.
@@ -151,13 +152,13 @@ mod tests {
 
     #[test]
     fn lifetimes_have_limits() {
-        assert!(validate("a", &json!({}), 600).is_ok());
-        let error = validate("a", &json!({}), 599).unwrap_err();
+        assert!(validate(&json!({}), 600).is_ok());
+        let error = validate(&json!({}), 599).unwrap_err();
         assert!(
             error.message.contains(
                 "spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes"
             )
         );
-        assert!(validate("a", &json!({"boundObjectRef": {"kind": "Pod"}}), 600).is_err());
+        assert!(validate(&json!({"boundObjectRef": {"kind": "Pod"}}), 600).is_err());
     }
 }

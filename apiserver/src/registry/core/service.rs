@@ -15,7 +15,7 @@ use super::{
 use crate::registry::{
     names,
     strategy::{Allocation, Operation, RequestContext, Strategy},
-    validation::{Errors, Path, formats, meta},
+    validation::{Errors, Path, Shown, formats, meta},
     value::{child, copy_field, default, default_text, field, int, items, list, remove, same, set, text},
 };
 
@@ -378,7 +378,11 @@ fn ports(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         }
         let same = |other: &Value| same(other, port, "port") && same(other, port, "protocol");
         if ports[..i].iter().any(same) {
-            errors.duplicate(&path, &json!({"protocol": port["protocol"], "port": port["port"]}));
+            let (empty, zero, null) = (json!(""), json!(0), Value::Null);
+            let (protocol, number) = (&port["protocol"], &port["port"]);
+            let key = [("Name", &empty), ("Protocol", protocol), ("AppProtocol", &null)];
+            let key = [&key[..], &[("Port", number), ("TargetPort", &zero), ("NodePort", &zero)]].concat();
+            errors.duplicate(&path, Shown::Structure(&key));
         }
         node_port(errors, &path, spec, port, &ports[..i]);
     }

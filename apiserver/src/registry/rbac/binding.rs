@@ -12,7 +12,7 @@ use crate::{
     registry::{
         names,
         strategy::{Allocation, Operation, RequestContext, Strategy},
-        validation::{Errors, Path, formats},
+        validation::{Errors, Path, Shown, formats},
         value::{child, default_text, items, list, name, same, text},
     },
 };
@@ -75,7 +75,8 @@ impl Strategy for BindingStrategy {
         if let Operation::Update { old } = op
             && object["roleRef"] != old["roleRef"]
         {
-            errors.invalid(&role_path, role, "cannot change roleRef");
+            let shown = [("APIGroup", &role["apiGroup"]), ("Kind", &role["kind"]), ("Name", &role["name"])];
+            errors.invalid(&role_path, Shown::Structure(&shown), "cannot change roleRef");
         }
         errors.into_causes()
     }

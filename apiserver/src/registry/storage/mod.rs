@@ -5,7 +5,7 @@ use skiff_api::Cause;
 
 use super::{
     strategy::{Operation, RequestContext, Strategy},
-    validation::{Errors, Path, formats, numbers},
+    validation::{Errors, Path, Shown, formats, numbers},
     value::{child, default, default_text, entries, field, list, same, text},
 };
 
@@ -109,7 +109,12 @@ impl Strategy for CsiNodeStrategy {
             for old in list(&old["spec"], "drivers") {
                 let driver = drivers.iter().find(|driver| text(driver, "name") == text(old, "name"));
                 if let Some(driver) = driver.filter(|driver| !is_same_driver(driver, old)) {
-                    errors.invalid(&Path::new("CSINodeDriver"), driver, "field is immutable");
+                    let shown = [("Name", &driver["name"]), ("NodeID", &driver["nodeID"])];
+                    let allocatable = field(driver, "allocatable");
+                    let allocatable = allocatable.map_or(Value::Null, |limit| json!({"Count": limit["count"]}));
+                    let rest = [("TopologyKeys", &driver["topologyKeys"]), ("Allocatable", &allocatable)];
+                    let shown = [shown, rest].concat();
+                    errors.invalid(&Path::new("CSINodeDriver"), Shown::Structure(&shown), "field is immutable");
                 }
             }
         }

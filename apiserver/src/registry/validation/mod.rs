@@ -171,6 +171,8 @@ pub enum Shown<'a> {
     Int(i64),
     Bool(bool),
     Json(&'a Value),
+    /// A structure as upstream's internal types print: its own names, in their order.
+    Structure(&'a [(&'a str, &'a Value)]),
 }
 
 impl fmt::Display for Shown<'_> {
@@ -181,6 +183,13 @@ impl fmt::Display for Shown<'_> {
             Shown::Bool(flag) => write!(f, "{flag}"),
             Shown::Json(Value::String(text)) => write!(f, "{}", Quoted(text)),
             Shown::Json(value) => write!(f, "{value}"),
+            Shown::Structure(fields) => {
+                for (i, (name, value)) in fields.iter().enumerate() {
+                    let lead = if i == 0 { '{' } else { ',' };
+                    write!(f, "{lead}\"{name}\":{value}")?;
+                }
+                f.write_str("}")
+            }
         }
     }
 }
