@@ -13,7 +13,10 @@ use std::{
 
 use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{
+    api::core::v1::{Node, Pod},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use skiff_api::GroupVersionResource;
 use skiff_client::{Client, ClientError, DeleteOptions, work_queue::backoff};
 use tokio_util::sync::CancellationToken;
@@ -156,6 +159,17 @@ async fn create_mirror(client: &Client, pod: &Pod) -> Result<(), ClientError> {
     mirror.metadata.uid = None;
     let annotations = mirror.metadata.annotations.get_or_insert_with(Default::default);
     annotations.insert(labels::CONFIG_MIRROR.to_owned(), spec::uid(pod).to_owned());
+    // A mirror belongs to its node: nodes may create no other pods, and it goes with the node.
+    let node_name = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let node = client.get(&GroupVersionResource::of::<Node>(), None, node_name).await?;
+    mirror.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: node_name.to_owned(),
+        uid: node.meta.uid.to_string(),
+        controller: Some(true),
+        ..OwnerReference::default()
+    }]);
     let body = serde_json::to_value(&mirror)?;
     let pods = GroupVersionResource::of::<Pod>();
     match client.create(&pods, Some(spec::namespace(pod)), &body).await {

@@ -43,7 +43,7 @@ pub fn plugins(dependencies: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(namespace_lifecycle::NamespaceLifecycle::default()),
         Arc::new(limit_ranger::LimitRanger),
         Arc::new(service_account::ServiceAccount),
-        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(node_restriction::NodeRestriction { authorizer: Arc::clone(authorizer) }),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority),

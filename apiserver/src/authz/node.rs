@@ -31,9 +31,9 @@ pub struct NodeAuthorizer {
 
 /// Everything a pod refers to, found once per pod object.
 #[derive(Default)]
-struct References {
-    secrets: HashSet<String>,
-    config_maps: HashSet<String>,
+pub(crate) struct References {
+    pub secrets: HashSet<String>,
+    pub config_maps: HashSet<String>,
     claims: HashSet<String>,
     resource_claims: HashSet<String>,
     service_account: String,
@@ -169,7 +169,7 @@ impl NodeAuthorizer {
     /// Whether a pod of the node in that namespace passes a test.
     fn any_pod(&self, node: &str, namespace: &str, test: impl Fn(&References) -> bool) -> bool {
         self.pods(node).iter().filter(|pod| pod.meta.namespace == namespace).any(|pod| {
-            let references = pod.derive(|json| serde_json::from_slice::<Value>(json).map(|pod| references(&pod)));
+            let references = pod.derive(|json| serde_json::from_slice::<Value>(json).map(|pod| granted(&pod)));
             references.is_ok_and(|references| test(&references))
         })
     }
@@ -276,7 +276,7 @@ impl NodeAuthorizer {
     fn secret_of_volume(&self, node: &str, namespace: &str, secret: &str) -> bool {
         let mut claims = BTreeSet::new();
         for pod in self.pods(node) {
-            let own = pod.derive(|json| serde_json::from_slice::<Value>(json).map(|pod| references(&pod)));
+            let own = pod.derive(|json| serde_json::from_slice::<Value>(json).map(|pod| granted(&pod)));
             let own = own.map(|own| own.claims.iter().cloned().collect::<Vec<_>>()).unwrap_or_default();
             claims.extend(own.into_iter().map(|claim| (pod.meta.namespace.clone(), claim)));
         }
@@ -325,14 +325,16 @@ impl Authorizer for NodeAuthorizer {
     }
 }
 
+/// What a pod opens to its node. A mirror pod comes from a file of the node: it must not widen what the node may read.
+fn granted(pod: &Value) -> References {
+    let is_mirror = pod["metadata"]["annotations"][MIRROR_ANNOTATION].is_string();
+    if is_mirror { References::default() } else { references(pod) }
+}
+
 /// Collects names of a pod's volumes, environment and pull secrets.
-fn references(pod: &Value) -> References {
+pub(crate) fn references(pod: &Value) -> References {
     let mut found = References::default();
     let spec = &pod["spec"];
-    // A mirror pod comes from a file of the node: it must not widen what the node may read.
-    if pod["metadata"]["annotations"][MIRROR_ANNOTATION].is_string() {
-        return found;
-    }
     found.service_account = spec["serviceAccountName"].as_str().unwrap_or_default().to_owned();
     for secret in spec["imagePullSecrets"].as_array().into_iter().flatten() {
         add(&mut found.secrets, &secret["name"]);
@@ -491,7 +493,7 @@ mod tests {
     #[test]
     fn a_mirror_pod_opens_nothing() {
         let pod = |annotations: Value| {
-            references(&json!({"metadata": {"annotations": annotations},
+            granted(&json!({"metadata": {"annotations": annotations},
                 "spec": {"imagePullSecrets": [{"name": "s"}]}}))
         };
         assert!(pod(json!({})).secrets.contains("s"));

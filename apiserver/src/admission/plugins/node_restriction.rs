@@ -1,14 +1,17 @@
 //! NodeRestriction: a node agent writes only its own Node, the pods bound to
 //! it, its Lease, and what else belongs to it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde_json::Value;
-use skiff_api::{GroupResource, Status};
+use skiff_api::{GroupResource, Object, Status};
 
 use super::lookup;
 use crate::{
     admission::{Admission, AdmissionOperation as Op, AdmissionRequest},
-    registry::value::{entries, field, list, text, text_at},
+    authz::{Attributes, Authorizer, node::references},
+    registry::value::{entries, field, list, text},
 };
 
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -31,7 +34,9 @@ const OWN_LABELS: [&str; 13] = [
 ];
 const OWN_PREFIXES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
-pub struct NodeRestriction;
+pub struct NodeRestriction {
+    pub authorizer: Arc<dyn Authorizer>,
+}
 
 #[async_trait]
 impl Admission for NodeRestriction {
@@ -56,7 +61,7 @@ impl Admission for NodeRestriction {
         let verdict = match (&*request.resource.group, &*request.resource.resource, request.subresource) {
             ("", "pods", subresource) => pod(request, node, subresource),
             ("", "nodes", _) => self::node(request, node),
-            ("", "serviceaccounts", "token") => token(request, node),
+            ("", "serviceaccounts", "token") => token(request, node, &*self.authorizer),
             ("", "persistentvolumeclaims", subresource) => claim(request, node, subresource),
             ("coordination.k8s.io", "leases", _) => lease(request, node),
             ("storage.k8s.io", "csinodes", _) => named_after(request, node, "csinode"),
@@ -72,21 +77,24 @@ impl Admission for NodeRestriction {
 
 fn pod(request: &AdmissionRequest<'_>, node: &str, subresource: &str) -> Result<(), String> {
     match (subresource, request.operation) {
-        ("", Op::Create) => new_pod(request.object.as_ref(), node),
-        ("", Op::Delete) => bound_here(request.old_object, node, "delete"),
+        ("", Op::Create) => new_pod(request, node),
+        ("", Op::Delete) => bound_here(request.old_object, node, "delete pods"),
         ("status", Op::Update) => {
-            bound_here(request.old_object, node, "update status for")?;
+            bound_here(request.old_object, node, "update pod status for pods")?;
             let labels =
                 |object: Option<&Value>| object.map(|object| object["metadata"]["labels"].clone()).unwrap_or_default();
             if labels(request.object.as_ref()) != labels(request.old_object) {
                 return Err(format!("node {node:?} cannot update labels through pod status"));
+            }
+            if claim_names(request.object.as_ref()) != claim_names(request.old_object) {
+                return Err(format!("node {node:?} cannot update resource claim statuses"));
             }
             Ok(())
         }
         ("eviction", Op::Create) => {
             let pod = lookup::find(request.snapshot, GroupResource::new("", "pods"), request.namespace, request.name);
             let pod = pod.and_then(|pod| pod.value().ok());
-            bound_here(pod.as_ref(), node, "evict")
+            bound_here(pod.as_ref(), node, "evict pods")
         }
         ("", _) => Err(format!(
             "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
@@ -96,10 +104,16 @@ fn pod(request: &AdmissionRequest<'_>, node: &str, subresource: &str) -> Result<
     }
 }
 
-/// A node makes pods only to mirror what it runs anyway.
-fn new_pod(pod: Option<&Value>, node: &str) -> Result<(), String> {
-    let Some(pod) = pod else { return Ok(()) };
-    if text_at(pod, &["metadata", "annotations", MIRROR_ANNOTATION]).is_empty() {
+/// The claims that were made for a pod: the scheduler's to say, and they open what they name.
+fn claim_names(pod: Option<&Value>) -> Vec<(&str, &str)> {
+    let statuses = pod.map(|pod| list(&pod["status"], "resourceClaimStatuses")).unwrap_or_default();
+    statuses.iter().map(|status| (text(status, "name"), text(status, "resourceClaimName"))).collect()
+}
+
+/// A node makes pods only to mirror what it runs anyway; they refer to nothing.
+fn new_pod(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
+    let Some(pod) = &request.object else { return Ok(()) };
+    if field(&pod["metadata"]["annotations"], MIRROR_ANNOTATION).is_none() {
         return Err(format!(
             "pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"
         ));
@@ -107,29 +121,56 @@ fn new_pod(pod: Option<&Value>, node: &str) -> Result<(), String> {
     if text(&pod["spec"], "nodeName") != node {
         return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
     }
-    if list(&pod["metadata"], "ownerReferences")
-        .iter()
-        .any(|owner| text(owner, "kind") != "Node" || text(owner, "name") != node)
-    {
-        return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
-    }
+    owned_by(request, list(&pod["metadata"], "ownerReferences"), node)?;
     if !text(&pod["spec"], "serviceAccountName").is_empty() {
         return Err(format!("node {node:?} can not create pods that reference a service account"));
     }
-    let reaches = |volume: &Value| {
-        ["secret", "configMap", "persistentVolumeClaim", "projected"].iter().any(|kind| field(volume, kind).is_some())
+    let references = references(pod);
+    let volumes = || list(&pod["spec"], "volumes").iter();
+    let bundle = |volume: &Value| {
+        list(&volume["projected"], "sources").iter().any(|source| field(source, "clusterTrustBundle").is_some())
     };
-    if list(&pod["spec"], "volumes").iter().any(reaches) {
-        return Err(format!(
-            "node {node:?} can not create pods that reference secrets, configmaps or persistentvolumeclaims"
-        ));
+    for (is_so, what) in [
+        (!references.secrets.is_empty(), "secrets"),
+        (!references.config_maps.is_empty(), "configmaps"),
+        (volumes().any(bundle), "clustertrustbundles"),
+        (volumes().any(|volume| field(volume, "persistentVolumeClaim").is_some()), "persistentvolumeclaims"),
+        (!list(&pod["spec"], "resourceClaims").is_empty(), "resourceclaims"),
+    ] {
+        if is_so {
+            return Err(format!("node {node:?} can not create pods that reference {what}"));
+        }
     }
     Ok(())
 }
 
+/// The one owner of a mirror pod is its node.
+fn owned_by(request: &AdmissionRequest<'_>, owners: &[Value], node: &str) -> Result<(), String> {
+    let can_only =
+        |how: &str| Err(format!("node {node:?} can only create pods with {how} owner reference set to itself"));
+    let owner = match owners {
+        [] => return can_only("an"),
+        [owner] => owner,
+        _ => return can_only("a single"),
+    };
+    if text(owner, "apiVersion") != "v1" || text(owner, "kind") != "Node" || text(owner, "name") != node {
+        return can_only("an");
+    }
+    if owner["controller"] != true {
+        return can_only("a controller");
+    }
+    if owner["blockOwnerDeletion"] == true {
+        return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
+    }
+    let found = lookup::find(request.snapshot, GroupResource::new("", "nodes"), "", node);
+    let Some(found) = found else { return Err(format!("error looking up node {node} to verify uid: not found")) };
+    let (given, real) = (text(owner, "uid"), found.meta.uid.as_str());
+    if given == real { Ok(()) } else { Err(format!("node {node} UID mismatch: expected {given} got {real}")) }
+}
+
 fn bound_here(pod: Option<&Value>, node: &str, what: &str) -> Result<(), String> {
     let here = pod.is_some_and(|pod| text(&pod["spec"], "nodeName") == node);
-    if here { Ok(()) } else { Err(format!("node {node:?} can only {what} pods with spec.nodeName set to itself")) }
+    if here { Ok(()) } else { Err(format!("node {node:?} can only {what} with spec.nodeName set to itself")) }
 }
 
 fn node(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
@@ -145,7 +186,10 @@ fn node(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
                 .map(|(key, _)| key.as_str())
                 .filter(|key| is_foreign(key))
                 .collect();
-            refuse(&labels, node, "is not allowed to set the following labels")?;
+            if !labels.is_empty() {
+                let labels = labels.join(", ");
+                return Err(format!("node {node:?} is not allowed to set the following labels: {labels}"));
+            }
             if list(&new["metadata"], "ownerReferences").is_empty() {
                 Ok(())
             } else {
@@ -160,13 +204,13 @@ fn node(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
                 return Err(format!("node {node:?} is not allowed to modify ownerReferences"));
             }
             let changed = changed_labels(&new["metadata"]["labels"], &old["metadata"]["labels"]);
-            refuse(&changed, node, "is not allowed to modify labels")
+            if changed.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("is not allowed to modify labels: {}", changed.join(", ")))
+            }
         }
     }
-}
-
-fn refuse(labels: &[&str], node: &str, what: &str) -> Result<(), String> {
-    if labels.is_empty() { Ok(()) } else { Err(format!("node {node:?} {what}: {}", labels.join(", "))) }
 }
 
 fn changed_labels<'a>(new: &'a Value, old: &'a Value) -> Vec<&'a str> {
@@ -194,34 +238,110 @@ fn is_foreign(key: &str) -> bool {
     !OWN_LABELS.contains(&key) && !OWN_PREFIXES.iter().any(|prefix| under(prefix))
 }
 
-/// A node may have tokens made for accounts of its pods.
-fn token(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
+/// A node may have tokens made for accounts of its pods, for whom these mean them.
+fn token(request: &AdmissionRequest<'_>, node: &str, authorizer: &dyn Authorizer) -> Result<(), String> {
     let Some(body) = &request.object else { return Ok(()) };
     let bound = &body["spec"]["boundObjectRef"];
-    if text(bound, "kind") != "Pod" || text(bound, "name").is_empty() {
+    if text(bound, "apiVersion") != "v1" || text(bound, "kind") != "Pod" || text(bound, "name").is_empty() {
         return Err("node requested token not bound to a pod".to_owned());
     }
-    if text(bound, "uid").is_empty() {
+    let uid = text(bound, "uid");
+    if uid.is_empty() {
         return Err("node requested token with a pod binding without a uid".to_owned());
     }
     let pod = lookup::find(request.snapshot, GroupResource::new("", "pods"), request.namespace, text(bound, "name"));
     let Some(pod) = pod else { return Err(format!("pod {:?} not found", text(bound, "name"))) };
-    if pod.meta.uid.as_str() != text(bound, "uid") {
+    if pod.meta.uid.as_str() != uid {
         return Err(format!(
-            "the UID in the bound object reference ({}) does not match the UID in record ({})",
-            text(bound, "uid"),
-            pod.meta.uid
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been \
+             deleted and then recreated"
         ));
     }
-    let here = pod.value().is_ok_and(|pod| text(&pod["spec"], "nodeName") == node);
-    if here { Ok(()) } else { Err("node requested token bound to a pod scheduled on a different node".to_owned()) }
+    let pod = pod.value().map_err(|error| error.to_string())?;
+    if text(&pod["spec"], "nodeName") != node {
+        return Err("node requested token bound to a pod scheduled on a different node".to_owned());
+    }
+    let audience = match list(&body["spec"], "audiences") {
+        [] => "",
+        [audience] => audience.as_str().unwrap_or_default(),
+        _ => return Err("node may only request 0 or 1 audiences".to_owned()),
+    };
+    if names_audience(request, &pod["spec"], audience) || may_ask_for(request, authorizer, audience) {
+        return Ok(());
+    }
+    Err(format!(
+        "audience {audience:?} not found in pod spec volume, {} is not authorized to request tokens for this audience",
+        request.user.username
+    ))
 }
 
+/// Whether a volume of the pod, or the driver behind one, wants tokens for that audience.
+fn names_audience(request: &AdmissionRequest<'_>, spec: &Value, audience: &str) -> bool {
+    let find = |group: &'static str, resource: &'static str, namespace: &str, name: &str| {
+        let found = lookup::find(request.snapshot, GroupResource::new(group, resource), namespace, name);
+        found.and_then(|object: Arc<Object>| object.value().ok()).unwrap_or_default()
+    };
+    let of_driver = |driver: &str| {
+        let driver = find("storage.k8s.io", "csidrivers", "", driver);
+        list(&driver["spec"], "tokenRequests").iter().any(|request| text(request, "audience") == audience)
+    };
+    let of_claim = |claim: &str| {
+        let claim = find("", "persistentvolumeclaims", request.namespace, claim);
+        let volume = find("", "persistentvolumes", "", text(&claim["spec"], "volumeName"));
+        of_driver(text(&volume["spec"]["csi"], "driver"))
+    };
+    list(spec, "volumes").iter().any(|volume| {
+        let projected =
+            list(&volume["projected"], "sources").iter().filter_map(|source| field(source, "serviceAccountToken"));
+        projected.into_iter().any(|token| text(token, "audience") == audience)
+            || of_driver(text(&volume["csi"], "driver"))
+            || field(volume, "persistentVolumeClaim").is_some_and(|claim| of_claim(text(claim, "claimName")))
+            || field(volume, "ephemeral").is_some()
+                && of_claim(&format!("{}-{}", request_pod(request), text(volume, "name")))
+    })
+}
+
+/// The pod a token is asked for.
+fn request_pod<'r>(request: &'r AdmissionRequest<'_>) -> &'r str {
+    request.object.as_ref().map(|body| text(&body["spec"]["boundObjectRef"], "name")).unwrap_or_default()
+}
+
+/// A node may be given audiences by rules whose resource is the audience.
+fn may_ask_for(request: &AdmissionRequest<'_>, authorizer: &dyn Authorizer, audience: &str) -> bool {
+    let attributes = Attributes {
+        user: request.user.clone(),
+        verb: "request-serviceaccounts-token-audience".to_owned(),
+        namespace: request.namespace.to_owned(),
+        version: "*".to_owned(),
+        resource: audience.to_owned(),
+        name: request.name.to_owned(),
+        ..Attributes::default()
+    };
+    authorizer.authorize(&attributes).is_allowed()
+}
+
+/// Of a claim a node writes what it has done to the volume.
 fn claim(request: &AdmissionRequest<'_>, node: &str, subresource: &str) -> Result<(), String> {
-    match (subresource, request.operation) {
-        ("status", Op::Update) => Ok(()),
-        _ => Err(format!("node {node:?} may only update PVC status")),
+    if (subresource, request.operation) != ("status", Op::Update) {
+        return Err(format!("node {node:?} may only update PVC status"));
     }
+    let rest = |claim: Option<&Value>| {
+        let mut claim = claim.cloned().unwrap_or_default();
+        for (part, fields) in [
+            ("metadata", &["resourceVersion", "managedFields"][..]),
+            ("status", &["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"]),
+        ] {
+            let part = claim.get_mut(part).and_then(Value::as_object_mut);
+            if let Some(part) = part {
+                part.retain(|name, _| !fields.contains(&name.as_str()));
+            }
+        }
+        claim
+    };
+    if rest(request.object.as_ref()) == rest(request.old_object) {
+        return Ok(());
+    }
+    Err(format!("node {node:?} is not allowed to update fields other than status.capacity and status.conditions"))
 }
 
 fn lease(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
@@ -328,6 +448,23 @@ mod tests {
     use crate::{admission::testing::Case, authn::UserInfo};
     use serde_json::json;
 
+    fn plugin() -> NodeRestriction {
+        NodeRestriction { authorizer: Arc::new(crate::authz::Masters) }
+    }
+
+    /// Allows everything.
+    struct Anything;
+
+    impl Authorizer for Anything {
+        fn authorize(&self, _: &Attributes) -> crate::authz::Decision {
+            crate::authz::Decision::Allow(String::new())
+        }
+
+        fn rules_for(&self, _: &UserInfo, _: &str) -> Vec<crate::authz::PolicyRule> {
+            Vec::new()
+        }
+    }
+
     fn case() -> Case {
         Case::new().by(UserInfo::new("system:node:a", &["system:nodes"]))
     }
@@ -337,11 +474,11 @@ mod tests {
         let case = case();
         let node = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
         let own = node("a", json!({"kubernetes.io/os": "linux", "x": "y", "node.kubernetes.io/z": "1"}));
-        assert!(case.create("", "nodes", "", own.clone()).validate(&NodeRestriction).await.is_ok());
-        let other = case.create("", "nodes", "", node("b", json!({}))).validate(&NodeRestriction).await.unwrap_err();
+        assert!(case.create("", "nodes", "", own.clone()).validate(&plugin()).await.is_ok());
+        let other = case.create("", "nodes", "", node("b", json!({}))).validate(&plugin()).await.unwrap_err();
         assert!(other.message.ends_with("node \"a\" is not allowed to modify node \"b\""), "{}", other.message);
         let role = node("a", json!({"node-role.kubernetes.io/control-plane": ""}));
-        let error = case.create("", "nodes", "", role).validate(&NodeRestriction).await.unwrap_err();
+        let error = case.create("", "nodes", "", role).validate(&plugin()).await.unwrap_err();
         assert!(
             error
                 .message
@@ -349,45 +486,127 @@ mod tests {
         );
         let mut tainted = own.clone();
         tainted["spec"] = json!({"taints": [{"key": "a"}]});
-        assert!(case.update("", "nodes", "", tainted, own).validate(&NodeRestriction).await.is_err());
+        assert!(case.update("", "nodes", "", tainted, own).validate(&plugin()).await.is_err());
     }
 
     #[tokio::test]
     async fn a_node_touches_only_its_pods() {
         let case = case();
         let pod = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
-        assert!(
-            case.update("", "pods", "n", pod("a"), pod("a")).sub("status").validate(&NodeRestriction).await.is_ok()
-        );
-        assert!(
-            case.update("", "pods", "n", pod("b"), pod("b")).sub("status").validate(&NodeRestriction).await.is_err()
-        );
-        assert!(case.update("", "pods", "n", pod("a"), pod("a")).validate(&NodeRestriction).await.is_err());
-        let mut mirror = pod("a");
-        assert!(case.create("", "pods", "n", mirror.clone()).validate(&NodeRestriction).await.is_err());
-        mirror["metadata"]["annotations"] = json!({MIRROR_ANNOTATION: "x"});
-        assert!(case.create("", "pods", "n", mirror).validate(&NodeRestriction).await.is_ok());
+        assert!(case.update("", "pods", "n", pod("a"), pod("a")).sub("status").validate(&plugin()).await.is_ok());
+        assert!(case.update("", "pods", "n", pod("b"), pod("b")).sub("status").validate(&plugin()).await.is_err());
+        assert!(case.update("", "pods", "n", pod("a"), pod("a")).validate(&plugin()).await.is_err());
+        let mut claims = pod("a");
+        claims["status"] = json!({"resourceClaimStatuses": [{"name": "c", "resourceClaimName": "other"}]});
+        assert!(case.update("", "pods", "n", claims, pod("a")).sub("status").validate(&plugin()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_mirror_pod_is_owned_by_its_node_and_refers_to_nothing() {
+        let case = case().with("", "nodes", json!({"metadata": {"name": "a", "uid": "u"}}));
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "u", "controller": true});
+        let with = async |place: &str, value: Value| {
+            let mut pod = json!({"metadata": {"name": "p", "annotations": {MIRROR_ANNOTATION: "x"},
+                "ownerReferences": [owner]}, "spec": {"nodeName": "a", "containers": [{"name": "c"}]}});
+            *pod.pointer_mut(place).unwrap() = value;
+            let tried = case.create("", "pods", "n", pod).validate(&plugin()).await;
+            tried.map(|_| String::new()).unwrap_or_else(|status| status.message)
+        };
+        assert_eq!(with("/metadata/name", json!("p")).await, "");
+        let other = |name: &str, value: Value| {
+            let mut owner = owner.clone();
+            owner[name] = value;
+            json!([owner])
+        };
+        let spec = |name: &str, value: Value| json!({"nodeName": "a", name: value});
+        for (place, value, why) in [
+            ("/metadata/annotations", json!({}), "can only create mirror pods"),
+            ("/metadata/ownerReferences", json!([]), "with an owner reference set to itself"),
+            ("/metadata/ownerReferences", json!([owner, owner]), "with a single owner reference set to itself"),
+            ("/metadata/ownerReferences", other("name", json!("b")), "with an owner reference set to itself"),
+            ("/metadata/ownerReferences", other("controller", json!(false)), "with a controller owner reference"),
+            ("/metadata/ownerReferences", other("uid", json!("x")), "node a UID mismatch: expected x got u"),
+            ("/metadata/ownerReferences", other("blockOwnerDeletion", json!(true)), "must not set blockOwnerDeletion"),
+            ("/spec", spec("serviceAccountName", json!("s")), "reference a service account"),
+            ("/spec", spec("imagePullSecrets", json!([{"name": "s"}])), "reference secrets"),
+            (
+                "/spec",
+                spec("containers", json!([{"envFrom": [{"configMapRef": {"name": "m"}}]}])),
+                "reference configmaps",
+            ),
+            (
+                "/spec",
+                spec("volumes", json!([{"projected": {"sources": [{"clusterTrustBundle": {}}]}}])),
+                "reference clustertrustbundles",
+            ),
+            (
+                "/spec",
+                spec("volumes", json!([{"persistentVolumeClaim": {"claimName": "c"}}])),
+                "reference persistentvolumeclaims",
+            ),
+            ("/spec", spec("resourceClaims", json!([{"name": "c"}])), "reference resourceclaims"),
+        ] {
+            let message = with(place, value).await;
+            assert!(message.contains(why), "{why}: {message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_claim_a_node_writes_what_it_did_to_the_volume() {
+        let claim = |phase: &str, capacity: &str| {
+            json!({"metadata": {"name": "c", "resourceVersion": capacity},
+                "status": {"phase": phase, "capacity": {"storage": capacity}}})
+        };
+        let case = case();
+        let update = async |new: Value| {
+            let bench = case.update("", "persistentvolumeclaims", "n", new, claim("Bound", "1Gi")).sub("status");
+            bench.validate(&plugin()).await.is_ok()
+        };
+        assert!(update(claim("Bound", "2Gi")).await);
+        assert!(!update(claim("Lost", "1Gi")).await);
     }
 
     #[tokio::test]
     async fn tokens_belong_to_pods_of_the_node() {
-        let pod = |name: &str, node: &str| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n", "uid": "u"}, "spec": {"nodeName": node}});
-        let case = case().with("", "pods", pod("here", "a")).with("", "pods", pod("there", "b"));
-        let ask = |name: &str| json!({"metadata": {"name": "sa"}, "spec": {"boundObjectRef": {"kind": "Pod", "name": name, "uid": "u"}}});
-        assert!(
-            case.create("", "serviceaccounts", "n", ask("here")).sub("token").validate(&NodeRestriction).await.is_ok()
+        let pod = |name: &str, node: &str| {
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n", "uid": "u"}, "spec": {"nodeName": node, "volumes": [
+            {"projected": {"sources": [{"serviceAccountToken": {}}, {"serviceAccountToken": {"audience": "vault"}}]}},
+            {"csi": {"driver": "driver"}}]}})
+        };
+        let driver = json!({"metadata": {"name": "driver"}, "spec": {"tokenRequests": [{"audience": "store"}]}});
+        let case = case().with("", "pods", pod("here", "a")).with("", "pods", pod("there", "b")).with(
+            "storage.k8s.io",
+            "csidrivers",
+            driver,
         );
-        assert!(
-            case.create("", "serviceaccounts", "n", ask("there"))
-                .sub("token")
-                .validate(&NodeRestriction)
-                .await
-                .is_err()
-        );
+        let for_whom = |name: &str, audiences: &[&str]| {
+            json!({"metadata": {"name": "sa"}, "spec": {"audiences": audiences,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u"}}})
+        };
+        let ask = |name: &str| for_whom(name, &[]);
+        for (audiences, refusal) in [
+            (&["vault"][..], ""),
+            (&["store"], ""),
+            (
+                &["other"],
+                "audience \"other\" not found in pod spec volume, system:node:a is not authorized to request tokens for this audience",
+            ),
+            (&["vault", "store"], "node may only request 0 or 1 audiences"),
+        ] {
+            let bench = case.create("", "serviceaccounts", "n", for_whom("here", audiences)).sub("token");
+            let message =
+                bench.validate(&plugin()).await.map(|_| String::new()).unwrap_or_else(|status| status.message);
+            assert!(message.ends_with(refusal) && message.is_empty() == refusal.is_empty(), "{message}");
+        }
+        let allowing = NodeRestriction { authorizer: Arc::new(Anything) };
+        let bench = case.create("", "serviceaccounts", "n", for_whom("here", &["other"])).sub("token");
+        assert!(bench.validate(&allowing).await.is_ok(), "rules may give more");
+        assert!(case.create("", "serviceaccounts", "n", ask("here")).sub("token").validate(&plugin()).await.is_ok());
+        assert!(case.create("", "serviceaccounts", "n", ask("there")).sub("token").validate(&plugin()).await.is_err());
         assert!(
             case.create("", "serviceaccounts", "n", json!({"spec": {}}))
                 .sub("token")
-                .validate(&NodeRestriction)
+                .validate(&plugin())
                 .await
                 .is_err()
         );
@@ -413,7 +632,7 @@ mod tests {
             spec[name] = value.into();
             case.create("certificates.k8s.io", "podcertificaterequests", "n", json!({"metadata": {}, "spec": spec}))
         };
-        ask("podUID", "p").validate(&NodeRestriction).await.unwrap();
+        ask("podUID", "p").validate(&plugin()).await.unwrap();
         for (name, value, code, wanted) in [
             ("nodeName", "b", 403, "PodCertificateRequest.Spec.NodeName=\"b\", which is not the requesting node \"a\""),
             ("nodeUID", "x", 500, "names node UID \"x\", inconsistent with the running node (\"u\")"),
@@ -434,7 +653,7 @@ mod tests {
             ("serviceAccountUID", "x", 500, "names service account UID \"x\""),
             ("signerName", "example.com/b", 403, "for signer \"example.com/b\""),
         ] {
-            let error = ask(name, value).validate(&NodeRestriction).await.unwrap_err();
+            let error = ask(name, value).validate(&plugin()).await.unwrap_err();
             assert_eq!(error.code, code, "{name}: {}", error.message);
             assert!(error.message.contains(wanted), "{name}: {}", error.message);
         }
