@@ -1,5 +1,7 @@
 //! Rows of the area network.
 
+mod dns;
+mod endpoints;
 mod forwarding;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -9,7 +11,7 @@ use crate::{
     Test,
     api::{core, group, merge, name},
     context::{Context, LIMIT, eventually},
-    operations::{Operations, contains, three, unique},
+    operations::{Operations, three, unique},
     pods::{netexec, pod, shell, with},
 };
 
@@ -17,35 +19,6 @@ mod table {
     use super::*;
 
     crate::rows! { "network";
-        "API Server" {
-            "should have Endpoints and EndpointSlices pointing to API Server" => api_server_endpoints,
-            "should provide secure master service" => master_service,
-        }
-        "DNS" {
-            "should provide DNS for ExternalName services" => dns_external_name,
-            "should provide DNS for pods for Hostname" => |c| dns_pod(c, false),
-            "should provide DNS for pods for Subdomain" => |c| dns_pod(c, true),
-            "should provide DNS for services" => dns_services,
-            "should provide DNS for the cluster" => dns_cluster,
-            "should provide /etc/hosts entries for the cluster" => dns_hosts,
-            "should resolve DNS of partial qualified names for services" => dns_partial,
-            "should support configurable pod DNS nameservers" => dns_config,
-        }
-        "EndpointSlice" {
-            "should create Endpoints and EndpointSlices for Pods matching a Service" => endpoints_of_pods,
-            "should create and delete EndpointSlices for a Service with a selector that matches no pods" => |c| empty_service(c, true),
-            "should support creating EndpointSlice API operations" => slice_operations,
-        }
-        "EndpointSliceMirroring" {
-            "should mirror a custom Endpoints resource through create update and delete" => mirroring,
-        }
-        "Endpoints" {
-            "should test the lifecycle of an Endpoint" => endpoint_lifecycle,
-        }
-        "EndpointsController" {
-            "should create Endpoints for Pods matching a Service" => endpoints_of_pods,
-            "should create and delete Endpoints for a Service with a selector that matches no pods" => |c| empty_service(c, false),
-        }
         "Ingress API" {
             "should support creating Ingress API operations" => ingress,
         }
@@ -87,29 +60,7 @@ mod table {
 }
 
 pub fn tests() -> Vec<Test> {
-    [table::tests(), forwarding::tests()].into_iter().flatten().collect()
-}
-
-async fn master_service(context: Context) -> Result<()> {
-    let service = context.get(&format!("{}/kubernetes", core("default", "services"))).await?;
-    contains(&service["spec"]["ports"], &json!([{"name": "https", "port": 443, "protocol": "TCP"}]))
-}
-
-async fn api_server_endpoints(context: Context) -> Result<()> {
-    let endpoints = context.get(&format!("{}/kubernetes", core("default", "endpoints"))).await?;
-    let addresses = endpoints["subsets"][0]["addresses"].as_array().cloned().unwrap_or_default();
-    ensure!(!addresses.is_empty(), "{endpoints}");
-    let slices = context
-        .list(&format!(
-            "{}?labelSelector=kubernetes.io/service-name=kubernetes",
-            group("discovery.k8s.io/v1", "default", "endpointslices")
-        ))
-        .await?;
-    let listed: Vec<&Value> = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten().collect();
-    for address in &addresses {
-        ensure!(listed.iter().any(|endpoint| endpoint["addresses"][0] == address["ip"]), "{address} is in no slice");
-    }
-    Ok(())
+    [table::tests(), dns::tests(), endpoints::tests(), forwarding::tests()].into_iter().flatten().collect()
 }
 
 /// Runs a script in a client pod until it succeeds.
@@ -125,114 +76,8 @@ async fn succeeds(context: &Context, namespace: &str, script: &str, wanted: &str
     .await
 }
 
-/// The address that a name must resolve to, over UDP.
-async fn resolves(context: &Context, namespace: &str, host: &str, wanted: &str) -> Result<()> {
-    succeeds(context, namespace, &format!("nslookup -type=a {host}"), wanted).await.map(drop)
-}
-
-async fn dns_cluster(context: Context) -> Result<()> {
-    let namespace = context.namespace().await?;
-    client(&context, &namespace).await?;
-    let service = context.get(&format!("{}/kubernetes", core("default", "services"))).await?;
-    let address = service["spec"]["clusterIP"].as_str().context("no clusterIP")?;
-    resolves(&context, &namespace, "kubernetes.default.svc.cluster.local", address).await
-}
-
-async fn dns_hosts(context: Context) -> Result<()> {
-    let namespace = context.namespace().await?;
-    let object = with(
-        pod("client", &[shell(&context, "sleep 1000")]),
-        json!({"spec": {"hostname": "dns-querier", "subdomain": "sub"}}),
-    );
-    context.start_pod(&namespace, &object).await?;
-    let full = format!("dns-querier.sub.{namespace}.svc.cluster.local");
-    succeeds(&context, &namespace, "cat /etc/hosts", &full).await?;
-    let text = succeeds(&context, &namespace, "cat /etc/hosts", "dns-querier").await?;
-    ensure!(text.split_whitespace().any(|word| word == "dns-querier"), "{text}");
-    Ok(())
-}
-
 async fn service(context: &Context, namespace: &str, name: &str, spec: Value) -> Result<Value> {
     context.create(&core(namespace, "services"), &json!({"metadata": {"name": name}, "spec": spec})).await
-}
-
-async fn dns_services(context: Context) -> Result<()> {
-    let namespace = context.namespace().await?;
-    client(&context, &namespace).await?;
-    let server = context.start_pod(&namespace, &pod("server", &[netexec(&context)])).await?;
-    let ports = json!([{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]);
-    service(
-        &context,
-        &namespace,
-        "headless",
-        json!({"clusterIP": "None", "selector": {"name": "server"}, "ports": ports}),
-    )
-    .await?;
-    let regular =
-        service(&context, &namespace, "regular", json!({"selector": {"name": "server"}, "ports": ports})).await?;
-    let (pod_ip, cluster_ip) = (&server["status"]["podIP"], &regular["spec"]["clusterIP"]);
-    let domain = format!("{namespace}.svc.cluster.local");
-    for (service, address) in [("headless", pod_ip), ("regular", cluster_ip)] {
-        resolves(&context, &namespace, &format!("{service}.{domain}"), address.as_str().unwrap_or_default()).await?;
-        let query = format!("nslookup -type=srv _http._tcp.{service}.{domain}");
-        succeeds(&context, &namespace, &query, &format!("{service}.{domain}")).await?;
-    }
-    let address = cluster_ip.as_str().unwrap_or_default();
-    succeeds(&context, &namespace, &format!("nslookup {address}"), &format!("regular.{domain}")).await.map(drop)
-}
-
-async fn dns_partial(context: Context) -> Result<()> {
-    let namespace = context.namespace().await?;
-    client(&context, &namespace).await?;
-    context.start_pod(&namespace, &pod("server", &[netexec(&context)])).await?;
-    service(
-        &context,
-        &namespace,
-        "partial",
-        json!({"selector": {"name": "server"}, "ports": [{"port": 80, "targetPort": 8080}]}),
-    )
-    .await?;
-    // As programs do it, by the search list of resolv.conf.
-    for host in ["partial".to_owned(), format!("partial.{namespace}"), format!("partial.{namespace}.svc")] {
-        succeeds(&context, &namespace, &format!("timeout 5 wget -q -O - http://{host}/hostname"), "server").await?;
-    }
-    Ok(())
-}
-
-async fn dns_pod(context: Context, subdomain: bool) -> Result<()> {
-    let namespace = context.namespace().await?;
-    client(&context, &namespace).await?;
-    let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
-    service(&context, &namespace, "sub", json!({"clusterIP": "None", "selector": {"name": "server"}, "ports": ports}))
-        .await?;
-    let object = with(pod("server", &[netexec(&context)]), json!({"spec": {"hostname": "named", "subdomain": "sub"}}));
-    let server = context.start_pod(&namespace, &object).await?;
-    let address = server["status"]["podIP"].as_str().context("no address")?;
-    let host = if subdomain { "sub" } else { "named.sub" };
-    resolves(&context, &namespace, &format!("{host}.{namespace}.svc.cluster.local"), address).await
-}
-
-async fn dns_external_name(context: Context) -> Result<()> {
-    let namespace = context.namespace().await?;
-    client(&context, &namespace).await?;
-    service(&context, &namespace, "outside", json!({"type": "ExternalName", "externalName": "foo.example.com"}))
-        .await?;
-    let path = format!("{}/outside", core(&namespace, "services"));
-    let host = format!("outside.{namespace}.svc.cluster.local");
-    let query = format!("nslookup -type=cname {host} || true");
-    succeeds(&context, &namespace, &query, "foo.example.com").await?;
-    context.modify(&path, |service| service["spec"]["externalName"] = "bar.example.com".into()).await?;
-    succeeds(&context, &namespace, &query, "bar.example.com").await?;
-    let spec = json!({"type": "ClusterIP", "externalName": null, "ports": [{"port": 80, "name": "http"}]});
-    let changed = context.merge(&path, json!({"spec": spec})).await?;
-    resolves(&context, &namespace, &host, changed["spec"]["clusterIP"].as_str().context("no clusterIP")?).await
-}
-
-async fn dns_config(context: Context) -> Result<()> {
-    let namespace = context.namespace().await?;
-    let config = json!({"spec": {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["resolv.conf.local"]}}});
-    let object = with(pod("client", &[shell(&context, "cat /etc/resolv.conf")]), config);
-    context.expect_output(&namespace, &object, &["nameserver 1.1.1.1", "search resolv.conf.local"]).await
 }
 
 /// Addresses with ports that Endpoints and slices of a service tell must be these.
@@ -272,89 +117,6 @@ async fn told(context: &Context, namespace: &str, service: &str, addresses: Vec<
 
 fn address(pod: &Value) -> String {
     pod["status"]["podIP"].as_str().unwrap_or_default().to_owned()
-}
-
-async fn endpoints_of_pods(context: Context) -> Result<()> {
-    let namespace = context.namespace().await?;
-    let first = context
-        .start_pod(
-            &namespace,
-            &with(pod("one", &[netexec(&context)]), json!({"metadata": {"labels": {"app": "both"}}})),
-        )
-        .await?;
-    let second = context
-        .start_pod(
-            &namespace,
-            &with(pod("two", &[netexec(&context)]), json!({"metadata": {"labels": {"app": "both"}}})),
-        )
-        .await?;
-    let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "udp", "port": 81, "targetPort": 8081, "protocol": "UDP"}]);
-    service(&context, &namespace, "single", json!({"selector": {"name": "one"}, "ports": ports})).await?;
-    service(&context, &namespace, "both", json!({"selector": {"app": "both"}, "ports": ports})).await?;
-    told(&context, &namespace, "single", vec![address(&first)]).await?;
-    told(&context, &namespace, "both", vec![address(&first), address(&second)]).await
-}
-
-async fn empty_service(context: Context, slices: bool) -> Result<()> {
-    let namespace = context.namespace().await?;
-    service(&context, &namespace, "empty", json!({"selector": {"no": "pod"}, "ports": [{"port": 80}]})).await?;
-    told(&context, &namespace, "empty", Vec::new()).await?;
-    context.delete(&format!("{}/empty", core(&namespace, "services"))).await?;
-    let path = format!(
-        "{}?labelSelector=kubernetes.io/service-name=empty",
-        group("discovery.k8s.io/v1", &namespace, "endpointslices")
-    );
-    if !slices {
-        return context.until_gone(&format!("{}/empty", core(&namespace, "endpoints"))).await;
-    }
-    eventually("the slices are gone", LIMIT, || async {
-        let left = context.list(&path).await?;
-        ensure!(left.is_empty(), "{} slices", left.len());
-        Ok(())
-    })
-    .await
-}
-
-async fn slice_operations(context: Context) -> Result<()> {
-    let namespace = Some(context.namespace().await?);
-    let objects = three(
-        &json!({"addressType": "IPv4", "endpoints": [{"addresses": ["1.2.3.4"]}], "ports": [{"name": "http", "port": 80}]}),
-    );
-    let (version, kind, plural) = ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices");
-    Operations { version, kind, plural, namespace, objects, status: None }.run(&context).await
-}
-
-async fn endpoint_lifecycle(context: Context) -> Result<()> {
-    let namespace = Some(context.namespace().await?);
-    let objects =
-        three(&json!({"subsets": [{"addresses": [{"ip": "10.0.0.24"}], "ports": [{"name": "http", "port": 80}]}]}));
-    let (version, kind, plural) = ("v1", "Endpoints", "endpoints");
-    Operations { version, kind, plural, namespace, objects, status: None }.run(&context).await
-}
-
-async fn mirroring(context: Context) -> Result<()> {
-    let namespace = context.namespace().await?;
-    service(&context, &namespace, "custom", json!({"ports": [{"name": "http", "port": 80}]})).await?;
-    let subsets = |ip: &str| json!([{"addresses": [{"ip": ip}], "ports": [{"name": "http", "port": 80}]}]);
-    let path = core(&namespace, "endpoints");
-    context.create(&path, &json!({"metadata": {"name": "custom"}, "subsets": subsets("10.1.2.3")})).await?;
-    told(&context, &namespace, "custom", vec!["10.1.2.3".to_owned()]).await?;
-    let selected = format!(
-        "{}?labelSelector=kubernetes.io/service-name=custom",
-        group("discovery.k8s.io/v1", &namespace, "endpointslices")
-    );
-    let slices = context.list(&selected).await?;
-    let by = &slices[0]["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"];
-    ensure!(by == "endpointslicemirroring-controller.k8s.io", "managed by {by}");
-    context.modify(&format!("{path}/custom"), |endpoints| endpoints["subsets"] = subsets("10.2.3.4")).await?;
-    told(&context, &namespace, "custom", vec!["10.2.3.4".to_owned()]).await?;
-    context.delete(&format!("{path}/custom")).await?;
-    eventually("no slice is left", LIMIT, || async {
-        let left = context.list(&selected).await?;
-        ensure!(left.is_empty(), "{} slices", left.len());
-        Ok(())
-    })
-    .await
 }
 
 async fn ingress(context: Context) -> Result<()> {
