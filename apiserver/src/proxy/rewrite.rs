@@ -1,5 +1,8 @@
 //! Answers of proxied pages, rewritten so that they work below the proxy's path: the Location header and links in HTML.
 
+use std::io::{self, Write as _};
+
+use flate2::write::GzDecoder;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -38,18 +41,24 @@ fn url_below(url: &str, prefix: &str, host: &str) -> Option<String> {
 pub fn links(response: Response<Body>, prefix: &str, host: &str) -> Response<Body> {
     let headers = response.headers();
     let is_html = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
-    // A packed page would have to be unpacked first; upstream handles gzip only. Such pages pass as they are.
-    if !is_html || headers.contains_key(header::CONTENT_ENCODING) {
+    let encoding = headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
+    // Pages packed in other ways pass as they are.
+    if !is_html || !matches!(encoding, None | Some(b"gzip")) {
         return response;
     }
+    let unpack = encoding.map(|_| GzDecoder::new(Vec::new()));
     let (mut parts, body) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
-    let rewriter = Rewriter { prefix: prefix.to_owned(), host: host.to_owned(), pending: Vec::new() };
+    parts.headers.remove(header::CONTENT_ENCODING);
+    let rewriter = Rewriter { prefix: prefix.to_owned(), host: host.to_owned(), pending: Vec::new(), unpack };
     let pieces = futures_util::stream::unfold((body, Some(rewriter)), |(mut body, rewriter)| async move {
         let mut rewriter = rewriter?;
         Some(match body.frame().await {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => (Ok(Frame::data(rewriter.push(&data).into())), (body, Some(rewriter))),
+                Ok(data) => match rewriter.receive(&data) {
+                    Ok(page) => (Ok(Frame::data(page.into())), (body, Some(rewriter))),
+                    Err(error) => (Err(error.into()), (body, None)),
+                },
                 Err(trailers) => (Ok(trailers), (body, Some(rewriter))),
             },
             Some(Err(error)) => (Err(error), (body, None)),
@@ -65,9 +74,20 @@ struct Rewriter {
     host: String,
     /// A tag whose end has not come yet.
     pending: Vec<u8>,
+    /// Of a page that comes packed.
+    unpack: Option<GzDecoder<Vec<u8>>>,
 }
 
 impl Rewriter {
+    /// A piece as it comes over the wire.
+    fn receive(&mut self, data: &[u8]) -> io::Result<Vec<u8>> {
+        let Some(unpack) = &mut self.unpack else { return Ok(self.push(data)) };
+        unpack.write_all(data)?;
+        unpack.flush()?;
+        let page = std::mem::take(unpack.get_mut());
+        Ok(self.push(&page))
+    }
+
     fn push(&mut self, data: &[u8]) -> Vec<u8> {
         self.pending.extend_from_slice(data);
         let page = std::mem::take(&mut self.pending);
@@ -179,7 +199,7 @@ mod tests {
             r#"<html><a href="{PREFIX}/rewriteme">a = "/keep"</a><img alt='/keep' src='{PREFIX}/i.png'><a href={PREFIX}/bare>x</a><a href="rel" title="a>b"></html>"#
         );
         let rewrite = |page: &[u8], chunk_len: usize| {
-            let mut rewriter = Rewriter { prefix: PREFIX.into(), host: "h".into(), pending: Vec::new() };
+            let mut rewriter = Rewriter { prefix: PREFIX.into(), host: "h".into(), pending: Vec::new(), unpack: None };
             let mut out: Vec<u8> = page.chunks(chunk_len).flat_map(|chunk| rewriter.push(chunk)).collect();
             out.extend(rewriter.finish());
             String::from_utf8(out).expect("text")
@@ -190,5 +210,24 @@ mod tests {
         for broken in ["<a href=\"/x", "<", "a<b=c", "<a href=", "<=\">"] {
             assert_eq!(rewrite(broken.as_bytes(), 3), broken);
         }
+    }
+
+    #[test]
+    fn a_packed_page_is_unpacked_on_its_way() {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packer.write_all(b"<a href='/x'>").expect("in memory");
+        let packed = packer.finish().expect("in memory");
+        let mut rewriter = Rewriter {
+            prefix: PREFIX.into(),
+            host: "h".into(),
+            pending: Vec::new(),
+            unpack: Some(GzDecoder::new(Vec::new())),
+        };
+        let mut out = Vec::new();
+        for piece in packed.chunks(5) {
+            out.extend(rewriter.receive(piece).expect("it is a page"));
+        }
+        out.extend(rewriter.finish());
+        assert_eq!(String::from_utf8(out).expect("text"), format!("<a href='{PREFIX}/x'>"));
     }
 }

@@ -81,9 +81,21 @@ pub fn pod_endpoint(pod: &Pod, target: &Target<'_>) -> Result<Endpoint, Status> 
             .ok_or_else(|| Status::bad_request(format!("pod {:?} has no port named {:?}", target.name, target.port)))?
     };
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
-    let ip = ip.ok_or_else(|| Status::bad_request("address not allowed"))?;
+    let ip = ip.filter(is_proxyable).ok_or_else(|| Status::bad_request("address not allowed"))?;
     let node = spec.and_then(|s| s.node_name.clone()).filter(|node| !node.is_empty());
     Ok(Endpoint { ip, port, node })
+}
+
+/// Whether an address may be a pod's: not one that means something else at the node that dials it.
+fn is_proxyable(ip: &IpAddr) -> bool {
+    let special = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
+    let local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => {
+            ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| !is_proxyable(&IpAddr::V4(ip)))
+        }
+    };
+    !special && !local
 }
 
 /// The ready endpoints behind a service's port; at least one.
@@ -152,6 +164,25 @@ fn slice_endpoints(slice: &EndpointSlice, port_name: &str) -> Vec<Endpoint> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn addresses_that_mean_the_node_are_no_pods() {
+        for ip in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "fe80::1",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(!is_proxyable(&ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["10.42.0.9", "192.168.1.1", "fd00::9", "2001:db8::1"] {
+            assert!(is_proxyable(&ip.parse().unwrap()), "{ip}");
+        }
+    }
 
     #[test]
     fn paths_are_split_behind_the_proxy_segment_and_stay_encoded() {
