@@ -24,6 +24,7 @@ pub mod fieldset;
 mod last_applied;
 pub mod managed_fields;
 mod typed;
+pub mod view;
 
 use std::sync::LazyLock;
 

@@ -138,6 +138,10 @@ impl View for CustomScale {
             "spec": {"replicas": replicas(&self.spec_replicas)}, "status": status}))
     }
 
+    fn replicas_path(&self) -> Vec<&str> {
+        self.spec_replicas.split('/').filter(|part| !part.is_empty()).collect()
+    }
+
     fn edit(&self, view: &Value, object: &mut Value) -> Result<(), Status> {
         let replicas = view["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
@@ -150,7 +154,7 @@ impl View for CustomScale {
             return Err(Status::invalid("autoscaling", "Scale", name, vec![cause]));
         }
         let mut place = object;
-        for part in self.spec_replicas.split('/').filter(|part| !part.is_empty()) {
+        for part in self.replicas_path() {
             if !place.is_object() {
                 *place = json!({});
             }

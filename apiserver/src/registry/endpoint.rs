@@ -44,6 +44,9 @@ pub trait View: Send + Sync + 'static {
     /// The view of an object, complete with `apiVersion`, `kind` and `metadata`.
     fn show(&self, object: &Value) -> Result<Value, Status>;
 
+    /// Where the field lies in the object that the view shows as `spec.replicas`.
+    fn replicas_path(&self) -> Vec<&str>;
+
     /// Carries an edited view over into the object.
     fn edit(&self, view: &Value, object: &mut Value) -> Result<(), Status>;
 }

@@ -5,6 +5,7 @@ use http::Response;
 use serde_json::Value;
 use skiff_api::{
     Cause, GroupVersionKind, Reason, Status,
+    apply::{managed_fields::ManagedFields, view::Shown},
     codec::{self, json::JsonError},
     patch::{json_patch, merge, strategic},
     quote,
@@ -282,9 +283,18 @@ fn apply(call: &Call<'_>, options: &WriteOptions, old: Option<&Value>, config: &
     };
     match (&view, old) {
         (Some(view), Some(old)) => {
-            // Ownership of a view's fields is not tracked below the object: the view is edited as a whole.
-            let shown = merge::apply(view.show(old)?, config.clone());
-            Ok(Edited { object: edit_view(&**view, &shown, old)?, applied: false })
+            let path = view.replicas_path();
+            let field = Shown { in_object: &path, in_view: &["spec", "replicas"] };
+            let mut shown = view.show(old)?;
+            field.owners(old).write(&mut shown);
+            let mut shown = managed::apply(&change, Some(&shown), config, options.force)?;
+            if let Some(root) = &root {
+                wire::conform(&gvk, root, &mut shown, options.field_validation, &call.warnings)?;
+            }
+            let mut object = edit_view(&**view, &shown, old)?;
+            let owners = ManagedFields::of(&shown).unwrap_or_default();
+            field.carry_back(old, owners, &call.row.api_version()).write(&mut object);
+            Ok(Edited { object, applied: true })
         }
         (None, old) => {
             let mut object = managed::apply(&change, old, config, options.force)?;

@@ -238,3 +238,44 @@ async fn elements_of_applied_lists_are_told_apart_by_their_keys() {
         assert_eq!((refused.code, message), (500, want.as_str()));
     }
 }
+
+#[tokio::test]
+async fn an_apply_through_scale_respects_the_owners_of_the_replicas() {
+    let api = start().await;
+    api.post(DEPLOYMENTS, deployment("d")).await;
+    let path = format!("{DEPLOYMENTS}/d");
+    let scale = async |manager: &str, replicas: i64, query: &str| {
+        let config = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d", "namespace": "n"},
+            "spec": {"replicas": replicas}});
+        api.patch(&format!("{path}/scale?fieldManager={manager}{query}"), "apply", config).await
+    };
+    let owners = async || {
+        let object = api.get(&path).await.body;
+        let entries = object["metadata"]["managedFields"].as_array().unwrap().clone();
+        let owns = |entry: &Value| entry["fieldsV1"]["f:spec"]["f:replicas"].is_object();
+        let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        let named = |entry: &Value| {
+            ["manager", "operation", "apiVersion", "subresource"].map(|name| text(entry, name)).join(" ")
+        };
+        entries.iter().filter(|entry| owns(entry)).map(named).collect::<Vec<_>>()
+    };
+    assert_eq!(owners().await, ["test Update apps/v1 "]);
+    let conflict = scale("me", 5, "").await;
+    assert_eq!((conflict.code, &conflict.body["reason"]), (409, &json!("Conflict")));
+    let message = "Apply failed with 1 conflict: conflict with \"test\" using apps/v1: .spec.replicas";
+    assert_eq!(conflict.body["message"], message);
+    assert_eq!(scale("me", 5, "&force=true").await.body["spec"]["replicas"], 5);
+    assert_eq!(owners().await, ["me Apply apps/v1 scale"]);
+    let version = api.get(&path).await.body["metadata"]["resourceVersion"].clone();
+    assert_eq!(scale("me", 5, "").await.body["metadata"]["resourceVersion"], version, "nothing changed");
+    assert_eq!(scale("you", 5, "").await.code, 200, "the same value is shared");
+    assert_eq!(owners().await, ["me Apply apps/v1 scale", "you Apply apps/v1 scale"]);
+    assert_eq!(scale("you", 6, "").await.code, 409);
+    // What was applied through the view counts for the object.
+    let config =
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"replicas": 7}});
+    let refused = api.patch(&format!("{path}?fieldManager=third"), "apply", config).await;
+    let message = "Apply failed with 2 conflicts: conflicts with \"me\" with subresource \"scale\":\n- .spec.replicas\n\
+                   conflicts with \"you\" with subresource \"scale\":\n- .spec.replicas";
+    assert_eq!((refused.code, &refused.body["message"]), (409, &json!(message)));
+}

@@ -32,6 +32,10 @@ impl View for ScaleView {
         }))
     }
 
+    fn replicas_path(&self) -> Vec<&str> {
+        vec!["spec", "replicas"]
+    }
+
     fn edit(&self, view: &Value, object: &mut Value) -> Result<(), Status> {
         let replicas = int(&view["spec"], "replicas").unwrap_or(0);
         if replicas < 0 {
