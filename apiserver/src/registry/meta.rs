@@ -2,7 +2,7 @@
 //! write may change.
 
 use serde_json::{Map, Value, json};
-use skiff_api::{Cause, Resource};
+use skiff_api::{Cause, Resource, Status};
 
 use super::{
     strategy::Operation,
@@ -79,6 +79,38 @@ pub fn spec_differs(old: &Value, new: &Value) -> bool {
     let (old, new) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
     let count = |map: &Map<String, Value>| map.keys().filter(|name| own(name)).count();
     count(old) != count(new) || old.iter().any(|(name, value)| own(name) && new.get(name) != Some(value))
+}
+
+/// The name of an object must be that of the URL.
+pub fn check_name(object: &Value, name: &str) -> Result<(), Status> {
+    match text(object, "name") {
+        same if same == name => Ok(()),
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+        other => Err(Status::bad_request(format!(
+            "the name of the object ({other}) does not match the name on the URL ({name})"
+        ))),
+    }
+}
+
+/// Gives an object the namespace of the request; another one is refused. What
+/// has no namespace (an empty one of the request) loses the one it brings along.
+pub fn set_namespace(object: &mut Value, namespace: &str) -> Result<(), Status> {
+    match text(object, "namespace") {
+        same if same == namespace => Ok(()),
+        "" => {
+            metadata_mut(object).insert("namespace".to_owned(), json!(namespace));
+            Ok(())
+        }
+        _ if namespace.is_empty() => {
+            metadata_mut(object).remove("namespace");
+            Ok(())
+        }
+        _ => Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        )),
+    }
 }
 
 /// Takes out of a new object what only the system sets.

@@ -292,30 +292,8 @@ impl Write<'_> {
 
     /// Name and namespace of the body must be those of the URL.
     fn check_identity(&self, object: &mut Value) -> Result<(), Status> {
-        let name = meta::text(object, "name");
-        if name != self.request.name {
-            if !name.is_empty() || self.request.subresource.is_empty() {
-                return Err(Status::bad_request(format!(
-                    "the name of the object ({name}) does not match the name on the URL ({})",
-                    self.request.name
-                )));
-            }
-            meta::metadata_mut(object).insert("name".to_owned(), json!(self.request.name));
-        }
-        let namespace = meta::text(object, "namespace");
-        if namespace == self.request.namespace {
-            return Ok(());
-        }
-        if !namespace.is_empty() {
-            if !self.request.row.namespaced {
-                return Ok(());
-            }
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
-        }
-        meta::metadata_mut(object).insert("namespace".to_owned(), json!(self.request.namespace));
-        Ok(())
+        meta::check_name(object, self.request.name)?;
+        meta::set_namespace(object, self.request.namespace)
     }
 
     fn check_preconditions(&self, object: &Value, old: &Object) -> Result<(), Status> {

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::Response;
-use serde_json::json;
 use skiff_api::Status;
 
 use super::{Call, answer, plain_style};
@@ -19,7 +18,7 @@ pub(super) async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     if let Some(endpoint) = endpoint {
         let style = plain_style(call)?;
         let mut value = call.decode(&body, &options)?;
-        fill_namespace(call, &mut value)?;
+        meta::set_namespace(&mut value, call.namespace())?;
         let api_version = call.row.api_version();
         let write = call.write_request(&options, &call.info.name);
         let request = EndpointRequest {
@@ -39,26 +38,8 @@ pub(super) async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     call.style(call.offer())?;
     let mut value = call.decode(&body, &options)?;
     meta::wipe(&mut value);
-    fill_namespace(call, &mut value)?;
+    meta::set_namespace(&mut value, call.namespace())?;
     call.warnings.repeated_owners(&meta::dedup_owners(&mut value), false);
     let written = call.store.create(&call.write_request(&options, ""), value).await?;
     answer(call, written.object(), 201).await
-}
-
-/// The namespace of the URL goes into a body that leaves it out; another one is refused.
-fn fill_namespace(call: &Call<'_>, value: &mut serde_json::Value) -> Result<(), Status> {
-    let namespace = call.namespace();
-    if namespace.is_empty() {
-        return Ok(());
-    }
-    match meta::text(value, "namespace") {
-        "" => {
-            meta::metadata_mut(value).insert("namespace".to_owned(), json!(namespace));
-            Ok(())
-        }
-        same if same == namespace => Ok(()),
-        _ => Err(Status::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        )),
-    }
 }

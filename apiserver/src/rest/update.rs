@@ -16,13 +16,7 @@ pub(super) async fn update(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     let options = call.write_options()?;
     let mut value = call.decode(&body, &options)?;
     call.warnings.repeated_owners(&meta::dedup_owners(&mut value), false);
-    let name = meta::text(&value, "name");
-    if !name.is_empty() && name != call.info.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            call.info.name
-        )));
-    }
+    meta::check_name(&value, &call.info.name)?;
     let request = call.write_request(&options, &call.info.name);
     let view = call.view();
     let edit = |old: Option<&Value>| match (&view, old) {

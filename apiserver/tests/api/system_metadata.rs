@@ -168,3 +168,43 @@ async fn managed_fields_are_forgotten_when_an_empty_list_is_sent() {
     config["metadata"]["managedFields"] = Value::Null;
     assert_eq!(api.patch(&format!("{ONE}?fieldManager=m"), "apply", config).await.code, 200);
 }
+
+#[tokio::test]
+async fn what_has_no_namespace_loses_the_one_it_brings_along() {
+    let api = start().await;
+    let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 5,
+        "metadata": {"name": "c", "namespace": "n"}});
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    let applied = format!("{classes}/d?fieldManager=m");
+    let mut other = class.clone();
+    other["metadata"]["name"] = json!("d");
+    for answer in [
+        api.post(classes, class.clone()).await,
+        api.put(&format!("{classes}/c"), class).await,
+        api.patch(&format!("{classes}/c"), "merge", json!({"metadata": {"namespace": "n"}})).await,
+        api.patch(&applied, "apply", other.clone()).await,
+        api.patch(&applied, "apply", other).await,
+    ] {
+        assert!(matches!(answer.code, 200 | 201), "{}", answer.body);
+        assert_eq!(answer.body["metadata"].get("namespace"), None, "{}", answer.body);
+    }
+    let space = json!({"metadata": {"name": "m", "namespace": "elsewhere"}});
+    assert_eq!(api.post("/api/v1/namespaces", space).await.body["metadata"].get("namespace"), None);
+}
+
+#[tokio::test]
+async fn an_update_must_name_its_object() {
+    let api = start().await;
+    api.post(DEPLOYMENTS, deployment("d")).await;
+    let path = format!("{DEPLOYMENTS}/d");
+    let mut nameless = deployment("d");
+    nameless["metadata"] = json!({});
+    let scale = json!({"spec": {"replicas": 3}});
+    for (path, body) in
+        [(path.clone(), nameless.clone()), (format!("{path}/status"), nameless), (format!("{path}/scale"), scale)]
+    {
+        let refused = api.put(&path, body).await;
+        let message = "the name of the object (d based on URL) was undeterminable: name must be provided";
+        assert_eq!((refused.code, &refused.body["message"]), (400, &json!(message)), "{path}");
+    }
+}
