@@ -12,6 +12,7 @@ use skiff_api::{GroupResource, Object, Status};
 use super::lookup::find_soon;
 use crate::{
     admission::{Admission, AdmissionOperation, AdmissionRequest},
+    authz::node::references,
     registry::value::{child, field, items_mut, list, set, text, text_at},
 };
 
@@ -79,9 +80,12 @@ fn mirror(request: &AdmissionRequest<'_>, pod: &Value) -> Result<(), Status> {
     if !text(&pod["spec"], "serviceAccountName").is_empty() {
         return Err(request.forbidden("a mirror pod may not reference service accounts"));
     }
-    let secret = list(&pod["spec"], "volumes").iter().any(|volume| field(volume, "secret").is_some());
-    if secret {
+    if !references(pod).secrets.is_empty() {
         return Err(request.forbidden("a mirror pod may not reference secrets"));
+    }
+    let mut sources = list(&pod["spec"], "volumes").iter().flat_map(|volume| list(&volume["projected"], "sources"));
+    if sources.any(|source| field(source, "serviceAccountToken").is_some()) {
+        return Err(request.forbidden("a mirror pod may not use ServiceAccountToken volume projections"));
     }
     Ok(())
 }
@@ -189,5 +193,25 @@ mod tests {
             error.message,
             "pods \"p\" is forbidden: error looking up service account n/x: serviceaccount \"x\" not found"
         );
+    }
+
+    #[tokio::test]
+    async fn a_mirror_pod_has_no_account_and_no_secrets() {
+        let case = Case::new();
+        let refusal = async |spec: Value| {
+            let pod = json!({"metadata": {"name": "p", "annotations": {MIRROR_ANNOTATION: "x"}}, "spec": spec});
+            let tried = case.create("", "pods", "n", pod).mutate(&ServiceAccount).await;
+            tried.map(|_| String::new()).unwrap_or_else(|status| status.message)
+        };
+        assert_eq!(refusal(json!({"containers": [{"name": "c"}]})).await, "");
+        let secret = json!({"containers": [{"envFrom": [{"secretRef": {"name": "s"}}]}]});
+        let token = json!({"volumes": [{"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]});
+        for (spec, why) in [
+            (json!({"serviceAccountName": "a"}), "reference service accounts"),
+            (secret, "reference secrets"),
+            (token, "use ServiceAccountToken volume projections"),
+        ] {
+            assert!(refusal(spec).await.ends_with(&format!("a mirror pod may not {why}")), "{why}");
+        }
     }
 }
