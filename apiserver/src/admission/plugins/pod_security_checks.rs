@@ -321,7 +321,7 @@ fn profiles<'a>(pod: &'a Value, name: &str) -> (bool, Vec<&'a Value>, BTreeSet<S
     (is_wrong, bad, kinds)
 }
 
-fn annotations<'a>(pod: &'a Value) -> impl Iterator<Item = (&'a String, &'a str)> {
+fn annotations(pod: &Value) -> impl Iterator<Item = (&String, &str)> {
     let annotations = pod["metadata"]["annotations"].as_object().into_iter().flatten();
     annotations.filter_map(|(key, value)| Some((key, value.as_str()?)))
 }
