@@ -64,7 +64,9 @@ fn schema(kind: &str) -> Value {
         properties["containers"] = json!({"type": "array", "description": "Metrics for all containers are collected within the same time window.", "items": container});
     }
     let of = if kind == "NodeMetrics" { "node" } else { "pod" };
-    json!({"type": "object", "description": format!("{kind} sets resource usage metrics of a {of}."), "properties": properties})
+    let required = ["timestamp", "window", if kind == "NodeMetrics" { "usage" } else { "containers" }];
+    json!({"type": "object", "description": format!("{kind} sets resource usage metrics of a {of}."), "required": required,
+        "properties": properties})
 }
 
 impl ResourceMetrics {
