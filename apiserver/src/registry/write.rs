@@ -102,7 +102,8 @@ impl Store {
                 break;
             }
         }
-        result
+        // Said of every object with a prefix, also where the name was given.
+        result.map_err(|status| if prefix.is_empty() { status } else { not_unique(status) })
     }
 
     /// Changes an object through `edit`: PUT, PATCH, apply, and actions of subresources.
@@ -478,6 +479,15 @@ impl Write<'_> {
         admission::validate(&self.store.admission, &mut request, self.request.warnings).await?;
         Ok(request.object.unwrap_or_default())
     }
+}
+
+/// A taken name of an object that leaves its name to the server: to be tried again.
+fn not_unique(mut status: Status) -> Status {
+    if let (true, Some(details)) = (status.is(Reason::AlreadyExists), &mut status.details) {
+        details.retry_after_seconds = limits::RETRY_AFTER_SECONDS;
+        status.message.push_str(", the server was not able to generate a unique name for the object");
+    }
+    status
 }
 
 /// What an object is known by when the rest of it has gone to the store.

@@ -208,3 +208,17 @@ async fn an_update_must_name_its_object() {
         assert_eq!((refused.code, &refused.body["message"]), (400, &json!(message)), "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_taken_name_of_an_object_with_a_prefix_is_to_be_tried_again() {
+    let api = start().await;
+    let mut map = config_map("one");
+    map["metadata"]["generateName"] = json!("on");
+    assert_eq!(api.post(MAPS, map.clone()).await.code, 201);
+    let taken = api.post(MAPS, map).await;
+    let message = "configmaps \"one\" already exists, the server was not able to generate a unique name for the object";
+    assert_eq!((taken.code, &taken.body["reason"]), (409, &json!("AlreadyExists")));
+    assert_eq!((&taken.body["message"], &taken.headers["retry-after"]), (&json!(message), &"1".parse().unwrap()));
+    let plain = api.post(MAPS, config_map("one")).await;
+    assert_eq!(plain.body["message"], "configmaps \"one\" already exists");
+}
