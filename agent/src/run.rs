@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use parking_lot::{Mutex, RwLock};
-use skiff_client::{Reflector, events::recorder, store::store};
+use skiff_client::{Reflector, Store, events::recorder, store::store};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -105,7 +105,7 @@ impl Agent {
                 huge_page_sizes: machine_info.huge_pages.iter().map(|(size, _)| *size).collect(),
                 pod_pids_max: config.pod_pids_max,
             },
-            services: services(&config, &tasks, &token),
+            services: shared(&config, Reflector::of::<Service>(), &tasks, &token),
             dns: DnsSettings {
                 cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
                 cluster_domain: config.cluster_domain.clone(),
@@ -204,13 +204,14 @@ async fn start_runtime(
     }
 }
 
-/// Services from the shared stores if they are there, else watched.
-fn services(config: &AgentConfig, tasks: &TaskTracker, token: &CancellationToken) -> skiff_client::Store {
-    if let Some(shared) = config.snapshot.as_ref().and_then(|snapshot| snapshot.store_of::<Service>()) {
+/// What a reflector would follow: from the shared stores if it is there, with what it would leave out, else watched.
+fn shared(config: &AgentConfig, reflector: Reflector, tasks: &TaskTracker, token: &CancellationToken) -> Store {
+    let resource = reflector.resource.group_resource();
+    if let Some(shared) = config.snapshot.as_ref().and_then(|snapshot| snapshot.store(&resource)) {
         return shared;
     }
     let (writer, reader) = store(&[]);
-    tasks.spawn(Reflector::of::<Service>().run(config.client.clone(), writer, token.clone()));
+    tasks.spawn(reflector.run(config.client.clone(), writer, token.clone()));
     reader
 }
 
@@ -248,10 +249,8 @@ async fn bring_up(
         }
     });
     tasks.spawn(run_lease(config.client.clone(), config.node_name.clone(), uid, token.clone()));
-    let (writer, reader) = store(&[]);
     let own_pods = Reflector::of::<Pod>().fields(format!("spec.nodeName={}", config.node_name));
-    tasks.spawn(own_pods.run(config.client.clone(), writer, token.clone()));
-    tasks.spawn(Arc::clone(&pods).run(reader));
+    tasks.spawn(Arc::clone(&pods).run(shared(&config, own_pods, &tasks, &token)));
     let gc = ImageGc::new(context.cri.clone(), ImageGcSettings::default(), config.data_dir.clone());
     tasks.spawn(eviction::run(Arc::clone(&context), Arc::clone(&pods), gc, importer, token.clone()));
     reporter.run(pods, token).await;

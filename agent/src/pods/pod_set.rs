@@ -14,6 +14,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use parking_lot::Mutex;
+use skiff_api::Object;
 use skiff_client::{Store, StoreEvent};
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -57,7 +58,7 @@ impl PodSet {
         Arc::new(PodSet { context, wakes, handles: Mutex::default(), tasks, token })
     }
 
-    /// Follows the pods of this node until the token is cancelled.
+    /// Follows the pods of this node, in a store that may also hold those of others, until the token is cancelled.
     pub async fn run(self: Arc<Self>, pods: Store) {
         let mut changes = pods.subscribe();
         tokio::select! {
@@ -74,12 +75,13 @@ impl PodSet {
             match event {
                 None => return,
                 Some(StoreEvent::Resync) => self.resync(&pods),
-                Some(StoreEvent::Applied { new, .. }) => match new.typed::<Pod>() {
-                    Ok(pod) => self.wish(Wish::Present(pod), false),
-                    Err(error) => tracing::error!(component = "pods", object = ?new, %error, "pod does not decode"),
-                },
+                Some(StoreEvent::Applied { new, .. }) => {
+                    if let Some(pod) = self.own(&new) {
+                        self.wish(Wish::Present(pod), false);
+                    }
+                }
                 Some(StoreEvent::Deleted(object)) => {
-                    if let Ok(pod) = object.typed::<Pod>() {
+                    if let Some(pod) = self.own(&object) {
                         self.wish(Wish::Gone(pod), false);
                     }
                 }
@@ -87,8 +89,19 @@ impl PodSet {
         }
     }
 
+    /// The pod, if it is this node's.
+    fn own(&self, object: &Object) -> Option<Arc<Pod>> {
+        match object.typed::<Pod>() {
+            Ok(pod) => is_on(&pod, &self.context.config.node_name).then_some(pod),
+            Err(error) => {
+                tracing::error!(component = "pods", ?object, %error, "pod does not decode");
+                None
+            }
+        }
+    }
+
     fn resync(self: &Arc<Self>, pods: &Store) {
-        let all: Vec<Arc<Pod>> = pods.list(None).into_iter().filter_map(|object| object.typed::<Pod>().ok()).collect();
+        let all: Vec<Arc<Pod>> = pods.list(None).iter().filter_map(|object| self.own(object)).collect();
         let present: HashSet<&str> = all.iter().map(|pod| spec::uid(pod)).collect();
         let gone: Vec<Arc<Pod>> = {
             let handles = self.handles.lock();
@@ -197,6 +210,10 @@ impl PodSet {
     }
 }
 
+fn is_on(pod: &Pod, node: &str) -> bool {
+    spec::spec(pod).node_name.as_deref() == Some(node)
+}
+
 /// Whether a worker must look again. Our own status writes come back as updates of the object and do not
 /// count; what the user, the scheduler or another writer of the status did does.
 fn matters(current: &Wish, wish: &Wish, written: Option<&PodStatus>) -> bool {
@@ -248,6 +265,16 @@ mod tests {
             "spec": {"containers": [], "readinessGates": [{"conditionType": "g"}]}, "status": {"phase": "Pending"}});
         change(&mut pod);
         Wish::Present(Arc::new(serde_json::from_value(pod).unwrap()))
+    }
+
+    #[test]
+    fn only_pods_of_the_node_are_its_own() {
+        let pod = |spec: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
+        };
+        assert!(is_on(&pod(json!({"containers": [], "nodeName": "a"})), "a"));
+        assert!(!is_on(&pod(json!({"containers": [], "nodeName": "b"})), "a"));
+        assert!(!is_on(&pod(json!({"containers": []})), "a") && !is_on(&pod(json!({"containers": []})), ""));
     }
 
     #[test]
