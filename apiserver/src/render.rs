@@ -92,8 +92,12 @@ pub fn protobuf_in(row: &Resource, object: &Object) -> Result<Bytes, Status> {
 
 /// Only `metadata`, as `meta.k8s.io`.
 pub fn partial(object: &Object) -> Result<Value, Status> {
-    let value = object.value().map_err(Status::internal)?;
-    Ok(json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]}))
+    Ok(partial_of(&object.value().map_err(Status::internal)?))
+}
+
+/// Only `metadata` of a dynamic object, as `meta.k8s.io`.
+pub fn partial_of(object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
 /// One object.
@@ -112,6 +116,15 @@ pub fn object(style: &Style, row: &Resource, object: &Arc<Object>, code: u16) ->
             let meta = ListMeta { revision: object.revision, ..ListMeta::default() };
             value(style, &table::table(row, std::slice::from_ref(object), &meta, style.include, true)?, code)
         }
+    }
+}
+
+/// The `Scale` that a view shows of an object.
+pub fn scale(style: &Style, scale: &Value, code: u16) -> Result<Response<Body>, Status> {
+    match style.negotiated.view {
+        View::Full => value(style, scale, code),
+        View::Metadata => value(style, &partial_of(scale), code),
+        View::Table => value(style, &table::scale(scale, style.include), code),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use skiff_api::{Object, Resource, Status, printers};
+use skiff_api::{Object, Resource, Status, printers, timestamp};
 
 use crate::render::{self, ListMeta};
 
@@ -42,19 +42,32 @@ pub fn table(
         .iter()
         .map(|object| {
             let value = render::value_in(row, object)?;
-            let mut line = json!({"cells": printers::cells(row, &value, now)});
-            match include {
-                IncludeObject::None => {}
-                IncludeObject::Metadata => {
-                    line["object"] = json!({"kind": "PartialObjectMetadata",
-                    "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
-                }
-                IncludeObject::Object => line["object"] = value,
-            }
-            Ok(line)
+            Ok(line(printers::cells(row, &value, now), value, include))
         })
         .collect::<Result<Vec<Value>, Status>>()?;
     let definitions = if columns { printers::column_definitions(row) } else { Vec::new() };
     Ok(json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta.value(),
         "columnDefinitions": definitions, "rows": rows}))
+}
+
+fn line(cells: Vec<Value>, object: Value, include: IncludeObject) -> Value {
+    let mut line = json!({"cells": cells});
+    match include {
+        IncludeObject::None => {}
+        IncludeObject::Metadata => line["object"] = render::partial_of(&object),
+        IncludeObject::Object => line["object"] = object,
+    }
+    line
+}
+
+/// The table of one `Scale`.
+pub fn scale(scale: &Value, include: IncludeObject) -> Value {
+    let age = timestamp::age(scale["metadata"]["creationTimestamp"].as_str(), jiff::Timestamp::now());
+    let replicas = |of: &str| json!(scale[of]["replicas"].as_i64().unwrap_or(0));
+    let cells = vec![scale["metadata"]["name"].clone(), replicas("spec"), replicas("status"), json!(age)];
+    let definitions = [("Name", "string"), ("Desired", "integer"), ("Available", "integer"), ("Age", "string")];
+    let define = |(name, kind)| json!({"name": name, "type": kind, "format": "", "description": "", "priority": 0});
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": scale["metadata"]["resourceVersion"]},
+        "columnDefinitions": definitions.map(define), "rows": [line(cells, scale.clone(), include)]})
 }

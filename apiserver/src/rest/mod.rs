@@ -190,8 +190,7 @@ impl Call<'_> {
 
     /// What objects of this row can be shown as.
     pub fn offer(&self) -> Offer {
-        let protobuf = self.has_message();
-        if self.view().is_some() { Offer::values(protobuf) } else { Offer::objects(protobuf) }
+        Offer::objects(self.has_message())
     }
 }
 
@@ -291,7 +290,7 @@ async fn answer(call: &Call<'_>, object: &Arc<skiff_api::Object>, code: u16) -> 
     let style = call.style(call.offer())?;
     let object = call.store.present_one(&call.row, object).await?;
     match call.view() {
-        Some(view) => render::value(&style, &view.show(&render::value_in(&call.row, &object)?)?, code),
+        Some(view) => render::scale(&style, &view.show(&render::value_in(&call.row, &object)?)?, code),
         None => render::object(&style, &call.row, &object, code),
     }
 }

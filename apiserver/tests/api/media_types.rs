@@ -199,3 +199,24 @@ async fn deprecated_kinds_say_so_with_every_answer() {
     }
     assert!(!api.get(MAPS).await.headers.contains_key("warning"));
 }
+
+#[tokio::test]
+async fn scale_has_a_table_and_metadata_of_its_own() {
+    let api = start().await;
+    api.post(DEPLOYMENTS, deployment("d")).await;
+    let path = format!("{DEPLOYMENTS}/d/scale");
+    let as_kind = async |kind: &str| {
+        let accept = format!("application/json;as={kind};v=v1;g=meta.k8s.io");
+        api.ask("GET", &path, &[("accept", &accept)], Bytes::new()).await.body
+    };
+    let table = as_kind("Table").await;
+    let names: Vec<_> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|column| column["name"].clone()).collect();
+    assert_eq!(names, ["Name", "Desired", "Available", "Age"]);
+    let row = &table["rows"][0];
+    assert_eq!((&row["cells"][0], &row["cells"][1], &row["cells"][2]), (&json!("d"), &json!(2), &json!(0)));
+    assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
+    let metadata = as_kind("PartialObjectMetadata").await;
+    assert_eq!((&metadata["kind"], &metadata["metadata"]["name"]), (&json!("PartialObjectMetadata"), &json!("d")));
+    assert_eq!(metadata.get("spec"), None);
+}
