@@ -43,6 +43,7 @@ pub mod serve;
 pub mod server;
 mod statusz;
 pub mod storage;
+mod storage_migration;
 mod table;
 pub mod version;
 pub mod warnings;

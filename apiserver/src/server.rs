@@ -46,6 +46,7 @@ use crate::{
     serve::{ConnectionInfo, Handler},
     statusz::Statusz,
     storage::{Backend, measured::Measured},
+    storage_migration,
     version::VersionInfo,
     warnings::{Annotations, Warnings},
     webhook::Webhooks,
@@ -234,12 +235,14 @@ impl ApiServer {
         let flow_control = self
             .client(UserInfo::new(user::API_SERVER, &[user::MASTERS]), "api-priority-and-fairness-config-producer-v1");
         let flow_stop = stop.clone();
+        let migrator = self.client(UserInfo::new(user::API_SERVER, &[user::MASTERS]), storage_migration::MANAGER);
         let aggregator = self.client(UserInfo::new(AGGREGATOR, &[user::MASTERS]), "kube-aggregator");
         tokio::join!(
             Arc::clone(caches).run(stop.clone()),
             caches.compact(stop.clone()),
             self.0.custom.run(stop.clone()),
             type_check::run(&self.0.store, stop.clone()),
+            storage_migration::run(&self.0.store, migrator, stop.clone()),
             self.0.aggregator.run(aggregator),
             self.0.resource_metrics.run(stop.clone()),
             flow::run(&self.0.flow, flow_control, caches.snapshot().clone(), flow_stop),

@@ -16,6 +16,7 @@ mod options;
 mod patch_errors;
 mod patches;
 mod staleness;
+mod storage_migration;
 mod streams;
 mod system_metadata;
 mod watches;
