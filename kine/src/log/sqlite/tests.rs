@@ -1,3 +1,5 @@
+//! The log on a file of its own: full disks, shared rows, ends that are not known, and what is synced.
+
 use std::time::Duration;
 
 use bytes::Bytes;
