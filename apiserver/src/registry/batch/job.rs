@@ -12,8 +12,8 @@ use crate::registry::{
         selector,
     },
     value::{
-        child, copy_field, default, default_text, entries, existing, field, flag, int, items, list, map, name, remove,
-        same, set, text,
+        child, copy_field, default, default_text, existing, field, flag, int, items, list, map, name, remove, same,
+        set, text,
     },
 };
 
@@ -28,12 +28,7 @@ pub struct JobStrategy;
 impl Strategy for JobStrategy {
     fn default(&self, op: Operation<'_>, object: &mut Value) {
         if op.is_create() {
-            let labels = object["spec"]["template"]["metadata"]["labels"].clone();
-            if entries(&object["metadata"], "labels").next().is_none()
-                && labels.as_object().is_some_and(|labels| !labels.is_empty())
-            {
-                set(child(object, "metadata"), "labels", labels);
-            }
+            label_as_template(object);
         }
         let spec = child(object, "spec");
         if field(spec, "completions").is_none() && field(spec, "parallelism").is_none() {
@@ -66,6 +61,7 @@ impl Strategy for JobStrategy {
         set(object, "status", json!({}));
         if !flag(&object["spec"], "manualSelector") {
             generate_selector(object);
+            label_as_template(object);
         }
     }
 
@@ -89,6 +85,15 @@ impl Strategy for JobStrategy {
         } else {
             Vec::new()
         }
+    }
+}
+
+/// A job without labels has those of its pods, which by then include its own name and uid.
+fn label_as_template(job: &mut Value) {
+    let labels = job["spec"]["template"]["metadata"]["labels"].clone();
+    let has_some = |labels: &Value| labels.as_object().is_some_and(|labels| !labels.is_empty());
+    if !has_some(&job["metadata"]["labels"]) && has_some(&labels) {
+        set(child(job, "metadata"), "labels", labels);
     }
 }
 
@@ -288,6 +293,7 @@ mod tests {
         let mut object = json!({"metadata": {"name": "j", "uid": "u"}, "spec": spec});
         JobStrategy.default(Operation::Create, &mut object);
         generate_selector(&mut object);
+        label_as_template(&mut object);
         object
     }
 
@@ -307,6 +313,7 @@ mod tests {
         );
         assert_eq!(spec["selector"], json!({"matchLabels": {UID_LABEL: "u"}}));
         assert_eq!(spec["template"]["metadata"]["labels"][NAME_LABEL], "j");
+        assert_eq!(object["metadata"]["labels"], spec["template"]["metadata"]["labels"]);
         assert_eq!(check(json!({})), Vec::<String>::new());
         assert!(job(json!({"parallelism": 2}))["spec"].get("completions").is_none());
     }
