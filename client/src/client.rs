@@ -125,6 +125,11 @@ impl Client {
         Client { transport: Arc::clone(&self.transport), user_agent: user_agent.into() }
     }
 
+    /// The same for a part of the program: managed fields go on naming the program, as upstream's do.
+    pub fn for_part(&self, part: &str) -> Client {
+        self.with_user_agent(&format!("{}/{part}", self.user_agent))
+    }
+
     pub async fn get(&self, gvr: &GroupVersionResource, ns: Option<&str>, name: &str) -> Result<Object, ClientError> {
         self.object(Method::GET, gvr.object_path(ns, name, None), None).await
     }

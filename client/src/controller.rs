@@ -184,8 +184,13 @@ pub struct Context {
 
 /// A controller: its name, what wakes it, and what it decides.
 pub trait Controller: Send + Sync + 'static {
-    /// Upstream's name, for example `replicaset-controller`: also the event source.
+    /// Upstream's name, for example `replicaset-controller`.
     fn name(&self) -> &'static str;
+
+    /// The component its events come from, where upstream's has another name for that.
+    fn event_component(&self) -> &'static str {
+        self.name()
+    }
 
     /// What wakes it.
     fn triggers(&self) -> Vec<Trigger>;

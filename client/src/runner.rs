@@ -57,8 +57,8 @@ pub async fn run(controllers: Vec<Arc<dyn Controller>>, deps: RunnerDeps, token:
 pub async fn run_one(controller: Arc<dyn Controller>, deps: RunnerDeps, token: CancellationToken) {
     let name = controller.name();
     let deps = RunnerDeps {
-        client: deps.client.with_user_agent(name),
-        recorder: deps.recorder.with_component(name),
+        client: deps.client.for_part(name),
+        recorder: deps.recorder.with_component(controller.event_component()),
         snapshot: deps.snapshot,
     };
     let runner = Arc::new(Runner {

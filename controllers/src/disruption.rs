@@ -41,6 +41,10 @@ impl Controller for DisruptionController {
         "disruption-controller"
     }
 
+    fn event_component(&self) -> &'static str {
+        "controllermanager"
+    }
+
     fn triggers(&self) -> Vec<Trigger> {
         vec![
             Trigger::itself::<PodDisruptionBudget>(),

@@ -59,6 +59,10 @@ impl Controller for NodeIpamController {
         "node-ipam-controller"
     }
 
+    fn event_component(&self) -> &'static str {
+        "cidrAllocator"
+    }
+
     fn triggers(&self) -> Vec<Trigger> {
         vec![Trigger::new::<Node>(|new, old, _| {
             let needs = new.is_some_and(|node| node.typed::<Node>().is_ok_and(|node| cidrs(&node).is_empty()));

@@ -37,6 +37,10 @@ impl Controller for VolumeBinder {
         "persistentvolume-binder-controller"
     }
 
+    fn event_component(&self) -> &'static str {
+        "persistentvolume-controller"
+    }
+
     fn triggers(&self) -> Vec<Trigger> {
         vec![
             Trigger::new::<PersistentVolumeClaim>(|new, old, _| {
