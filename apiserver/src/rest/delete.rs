@@ -3,14 +3,13 @@
 use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
-use skiff_api::{GroupVersionKind, Object, Status, codec, schema::Root, status::Details};
-use skiff_client::PropagationPolicy;
+use skiff_api::{GroupVersionKind, Object, Resource, Status, codec, resource::Origin, schema::Root, status::Details};
 
 use super::{Call, answer, format_of};
 use crate::{body::Body, options::DeleteOptions, registry::store::Written, render, wire};
 
-/// Kinds whose deletion answers with the object instead of a Status.
-const RETURN_OBJECT: [&str; 9] = [
+/// Kinds of the core group whose deletion answers with the object instead of a Status.
+const RETURN_OBJECT: [&str; 7] = [
     "pods",
     "services",
     "podtemplates",
@@ -18,9 +17,17 @@ const RETURN_OBJECT: [&str; 9] = [
     "serviceaccounts",
     "persistentvolumes",
     "persistentvolumeclaims",
-    "storageclasses",
-    "volumeattachments",
 ];
+
+/// Whether the last state of a deleted object is shown.
+fn returns_object(row: &Resource) -> bool {
+    row.origin == Origin::BuiltIn
+        && match &*row.group {
+            "" => RETURN_OBJECT.contains(&&*row.plural),
+            "storage.k8s.io" => row.plural != "csistoragecapacities",
+            group => group == "resource.k8s.io",
+        }
+}
 
 /// What upstream says to those who delete a Job as if its pods went along.
 const JOBS_ORPHAN: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to \
@@ -33,9 +40,7 @@ pub(super) async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     write.dry_run |= options.dry_run;
     let request = call.write_request(&write, &call.info.name);
     match call.store.delete(&request, &options).await? {
-        Written::Removed(object) if RETURN_OBJECT.contains(&call.row.plural.as_ref()) => {
-            answer(call, &object, 200).await
-        }
+        Written::Removed(object) if returns_object(&call.row) => answer(call, &object, 200).await,
         Written::Removed(object) => {
             let style = super::plain_style(call)?;
             let status = serde_json::to_value(success(call, &object)).map_err(Status::internal)?;
@@ -45,10 +50,9 @@ pub(super) async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     }
 }
 
-/// 202 when the client asked to wait for dependents, 200 otherwise.
+/// 202 when the client asked in the old way that dependents go as well, 200 otherwise: upstream kept both as they were.
 fn accepted(options: &DeleteOptions) -> u16 {
-    let waits = options.propagation == Some(PropagationPolicy::Foreground) || options.orphan_dependents == Some(false);
-    if waits { 202 } else { 200 }
+    if options.orphan_dependents == Some(false) { 202 } else { 200 }
 }
 
 fn success(call: &Call<'_>, object: &Object) -> Status {

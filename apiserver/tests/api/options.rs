@@ -171,10 +171,15 @@ async fn options_in_a_delete_body_win_over_the_query() {
         }
     };
     let foreground = json!({"propagationPolicy": "Foreground"});
-    assert_eq!(deleted("a", "?propagationPolicy=Orphan", foreground).await, (202, json!(["foregroundDeletion"])));
-    assert_eq!(deleted("b", "?propagationPolicy=Foreground", json!(null)).await, (202, json!(["foregroundDeletion"])));
+    assert_eq!(deleted("a", "?propagationPolicy=Orphan", foreground).await, (200, json!(["foregroundDeletion"])));
+    assert_eq!(deleted("b", "?propagationPolicy=Foreground", json!(null)).await, (200, json!(["foregroundDeletion"])));
     assert_eq!(deleted("c", "?orphanDependents=true", json!(null)).await, (200, json!(["orphan"])));
     assert_eq!(deleted("d", "", json!({"orphanDependents": false})).await, (200, json!(null)));
+    let mut held = config_map("held");
+    held["metadata"]["finalizers"] = json!(["e.io/x"]);
+    api.post(MAPS, held).await;
+    let accepted = api.delete(&format!("{MAPS}/held"), json!({"orphanDependents": false})).await;
+    assert_eq!((accepted.code, &accepted.body["metadata"]["finalizers"]), (202, &json!(["e.io/x"])));
     let job = json!({"metadata": {"name": "j"}, "spec": {"template": {"spec": {"restartPolicy": "Never",
         "containers": [{"name": "c", "image": "i"}]}}}});
     let jobs = "/apis/batch/v1/namespaces/n/jobs";
