@@ -1,5 +1,5 @@
 //! The cluster suite: the built binary as a user runs it, one server and one
-//! agent as two hosts, driven by stock kubectl and by kube-rs.
+//! agent as two hosts, driven by stock kubectl, by kube-rs and by Helm.
 
 mod application;
 mod bad_input;
