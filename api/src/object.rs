@@ -94,6 +94,17 @@ impl Text {
         }
     }
 
+    /// A text that stands near the beginning, as types do in what we encode.
+    fn within(json: &[u8], text: &str) -> Text {
+        const NEAR: usize = 160;
+        let near = &json[..json.len().min(NEAR)];
+        let found = near.windows(text.len().max(1)).position(|window| window == text.as_bytes());
+        match (found.and_then(|start| u32::try_from(start).ok()), u32::try_from(text.len())) {
+            (Some(start), Ok(len)) => Text::At { start, len },
+            _ => Text::Own(text.into()),
+        }
+    }
+
     fn of<'a>(&'a self, json: &'a [u8]) -> &'a str {
         match self {
             Text::At { start, len } => {
@@ -124,6 +135,13 @@ impl Object {
             meta.resource_version.parse().map_err(|_| DecodeError::ResourceVersion(meta.resource_version.clone()))?;
         let (api_version, kind) = (Text::new(&json, api_version), Text::new(&json, kind));
         Ok(Object { meta, revision, api_version, kind, json, derived: RwLock::new(Vec::new()) })
+    }
+
+    /// An object whose parts are known already. They must be those that `json` holds, but for the revision.
+    pub fn from_parts(json: Bytes, api_version: &str, kind: &str, meta: ObjectMeta, revision: Revision) -> Object {
+        let meta = ObjectMeta { resource_version: revision.to_string(), ..meta };
+        let (api_version, kind) = (Text::within(&json, api_version), Text::within(&json, kind));
+        Object { meta, revision, api_version, kind, json, derived: RwLock::new(Vec::new()) }
     }
 
     /// Encodes a value and reads it back as an object.
@@ -173,20 +191,21 @@ impl Object {
     where
         T: Send + Sync + 'static,
     {
-        let id = TypeId::of::<T>();
-        let find = |forms: &[(TypeId, Arc<dyn Any + Send + Sync>)]| {
-            forms.iter().find(|(have, _)| *have == id).and_then(|(_, form)| Arc::clone(form).downcast::<T>().ok())
-        };
         if let Some(found) = find(&self.derived.read()) {
             return Ok(found);
         }
-        let made = Arc::new(make(&self.json)?);
+        Ok(self.remember(make(&self.json)?))
+    }
+
+    /// Keeps a derived form that was made elsewhere; one that is there already wins.
+    pub fn remember<T: Send + Sync + 'static>(&self, form: T) -> Arc<T> {
         let mut forms = self.derived.write();
         if let Some(found) = find(&forms) {
-            return Ok(found);
+            return found;
         }
-        forms.push((id, made.clone()));
-        Ok(made)
+        let form = Arc::new(form);
+        forms.push((TypeId::of::<T>(), form.clone()));
+        form
     }
 
     /// A reference to this object for events and targets.
@@ -220,6 +239,11 @@ fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
     let Some(list) = found.map(RawValue::get) else { return json.into() };
     let start = list.as_ptr() as usize - json.as_ptr() as usize;
     [&json[..start], b"null", &json[start + list.len()..]].concat().into()
+}
+
+fn find<T: Send + Sync + 'static>(forms: &[(TypeId, Arc<dyn Any + Send + Sync>)]) -> Option<Arc<T>> {
+    let (_, form) = forms.iter().find(|(have, _)| *have == TypeId::of::<T>())?;
+    Arc::clone(form).downcast::<T>().ok()
 }
 
 impl fmt::Debug for Object {

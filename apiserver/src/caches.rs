@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     limits,
-    storage::{self, Backend, Change, Range, StorageError, WatchMessage, codec},
+    storage::{self, Backend, Change, Range, StorageError, WatchMessage, codec, handover::Handover},
     watch_cache::WatchCache,
 };
 
@@ -58,6 +58,7 @@ pub struct Caches {
     progress: watch::Sender<Revision>,
     /// History before this revision is gone.
     compacted: AtomicU64,
+    handover: Handover,
     requests: mpsc::Sender<Add>,
     inbox: parking_lot::Mutex<Option<mpsc::Receiver<Add>>>,
 }
@@ -103,6 +104,7 @@ impl Caches {
             by_resource: RwLock::default(),
             progress: watch::Sender::new(Revision::ZERO),
             compacted: AtomicU64::new(0),
+            handover: Handover::default(),
             requests,
             inbox: parking_lot::Mutex::new(Some(inbox)),
         };
@@ -124,6 +126,11 @@ impl Caches {
     /// Every cache.
     pub fn all(&self) -> Vec<Arc<WatchCache>> {
         self.by_resource.read().values().cloned().collect()
+    }
+
+    /// Where writers lay down what is about to come back as a change.
+    pub fn handover(&self) -> &Handover {
+        &self.handover
     }
 
     /// How far the caches have come.
@@ -267,7 +274,7 @@ impl Caches {
             WatchMessage::Changes(changes) => {
                 for change in &changes {
                     let Some(cache) = self.of(change, by_prefix) else { continue };
-                    cache.apply(change);
+                    cache.apply(change, &self.handover);
                     wakes.add(cache);
                 }
                 // A stream that never pauses delays nobody.

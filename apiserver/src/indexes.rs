@@ -1,6 +1,7 @@
 //! Indexes of the watch caches, for lookups that would otherwise walk a store.
 
 use serde::Deserialize;
+use serde_json::Value;
 use skiff_api::{GroupResource, Object};
 use skiff_client::store::Index;
 
@@ -25,22 +26,44 @@ pub fn of(resource: &GroupResource) -> &'static [Index] {
     }
 }
 
+/// The node of a pod, kept beside the pod; `None` while it has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeName(Option<Box<str>>);
+
+impl NodeName {
+    /// Of a pod that is at hand.
+    pub fn of(pod: &Value) -> NodeName {
+        NodeName::new(pod["spec"]["nodeName"].as_str())
+    }
+
+    fn new(name: Option<&str>) -> NodeName {
+        NodeName(name.filter(|name| !name.is_empty()).map(Box::from))
+    }
+
+    /// Reads nothing of the pod but the one field.
+    fn read(json: &[u8]) -> Result<NodeName, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Pod {
+            spec: Spec,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Spec {
+            node_name: Option<String>,
+        }
+        let pod: Pod = serde_json::from_slice(json)?;
+        Ok(NodeName::new(pod.spec.node_name.as_deref()))
+    }
+}
+
 fn node_name(pod: &Object) -> Vec<String> {
     Some(node_of(pod)).into_iter().filter(|node| !node.is_empty()).collect()
 }
 
-/// The node of a pod, empty without one; reads nothing of the pod but the one field.
+/// The node of a pod, empty without one.
 pub fn node_of(pod: &Object) -> String {
-    #[derive(Deserialize)]
-    struct Pod {
-        spec: Spec,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Spec {
-        node_name: Option<String>,
-    }
-    serde_json::from_slice::<Pod>(pod.json()).ok().and_then(|pod| pod.spec.node_name).unwrap_or_default()
+    let name = pod.derive(|json| NodeName::read(json)).ok();
+    name.and_then(|name| name.0.as_deref().map(str::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -35,6 +35,10 @@ pub const WAKE_PAUSE_MAX: Duration = Duration::from_millis(20);
 pub const WAKE_PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Bytes handed to a connection in one frame of a list or watch.
 pub const FRAME_BYTES: usize = 32 << 10;
+/// Written objects that wait to come back as changes of the store. More: the oldest are decoded instead.
+pub const HANDOVER_LEN: usize = 256;
+/// Bytes of them together.
+pub const HANDOVER_BYTES: usize = 4 << 20;
 /// Time a reader waits for the caches to catch up with the store. More: 504.
 pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between bookmarks of an idle watch.

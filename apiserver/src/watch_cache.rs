@@ -20,7 +20,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     indexes, limits,
     selection::Selection,
-    storage::{self, Change, codec},
+    storage::{self, Change, codec, handover::Handover},
 };
 
 /// One change of one object.
@@ -268,10 +268,10 @@ impl WatchCache {
         self.end.send_replace(ring.end());
     }
 
-    /// Takes in one change; [`WatchCache::wake`] tells the watchers. An
+    /// Takes in one change, as the object its writer handed over or decoded; [`WatchCache::wake`] tells the watchers. An
     /// undecodable value is reported and the object treated as absent, because
     /// nothing can be done with it.
-    pub(crate) fn apply(&self, change: &Change) {
+    pub(crate) fn apply(&self, change: &Change, handover: &Handover) {
         let mut ring = self.ring.lock();
         // Already part of what was loaded (or nothing is loaded yet).
         if change.revision <= ring.complete_after {
@@ -280,14 +280,17 @@ impl WatchCache {
         let Some(key) = split_key(&change.key, &self.prefix) else { return };
         let old = self.store.get(key.0, key.1);
         let state = match &change.value {
-            Some(value) => codec::decode(value, change.revision),
+            Some(value) => match handover.take(value) {
+                Some(encoded) => encoded.at(change.revision),
+                None => codec::decode(value, change.revision).map(Arc::new),
+            },
             None => match old.as_ref() {
-                Some(old) => codec::at_revision(old.json(), change.revision).and_then(Object::from_json),
+                Some(old) => codec::at_revision(old.json(), change.revision).and_then(Object::from_json).map(Arc::new),
                 None => return,
             },
         };
         let object = match state {
-            Ok(object) => Arc::new(object),
+            Ok(object) => object,
             Err(error) => {
                 tracing::error!(component = "watch-cache", key = change.key, %error, "stored value does not decode");
                 return;
@@ -440,12 +443,12 @@ mod tests {
     async fn a_burst_wakes_many_watchers_twice() {
         let cache = cache();
         let mut watchers: Vec<Watcher> = (0..1000).map(|_| cache.subscribe(Revision(1)).unwrap()).collect();
-        cache.apply(&change("a", Some("a"), 2));
+        cache.apply(&change("a", Some("a"), 2), &Handover::default());
         assert_eq!(cache.wake(), None, "the first change goes out at once");
         watchers[0].changed().await;
         assert_eq!(watchers[0].take(10).unwrap().len(), 1);
-        cache.apply(&change("b", Some("a"), 3));
-        cache.apply(&change("c", Some("a"), 4));
+        cache.apply(&change("b", Some("a"), 3), &Handover::default());
+        cache.apply(&change("c", Some("a"), 4), &Handover::default());
         let due = cache.wake().expect("those behind it wait for each other");
         assert!(watchers[0].changed().now_or_never().is_none());
         tokio::time::sleep_until(due).await;
@@ -459,7 +462,7 @@ mod tests {
         let cache = cache();
         let mut watcher = cache.subscribe(Revision(1)).unwrap();
         for (label, revision) in [(Some("a"), 2), (Some("a"), 3), (Some("b"), 4), (Some("a"), 5), (None, 6)] {
-            cache.apply(&change("x", label, revision));
+            cache.apply(&change("x", label, revision), &Handover::default());
         }
         let selection = selection("l=a");
         let seen: Vec<String> =
@@ -475,7 +478,7 @@ mod tests {
     fn a_watch_resumes_inside_the_ring_and_not_before_it() {
         let cache = cache();
         for revision in 2..(limits::RING_EVENTS_MAX as u64 + 10) {
-            cache.apply(&change("x", Some("a"), revision));
+            cache.apply(&change("x", Some("a"), revision), &Handover::default());
         }
         assert!(matches!(cache.subscribe(Revision(3)), Err(WatchError::TooOld { .. })));
         let mut watcher = cache.subscribe(Revision(limits::RING_EVENTS_MAX as u64)).unwrap();
@@ -491,27 +494,27 @@ mod tests {
                 "metadata": {"name": "x", "namespace": "n"}});
             let key = "/registry/configmaps/n/x".to_owned();
             let value = Some(codec::encode(&value).unwrap());
-            cache.apply(&Change { key, revision: Revision(revision), value, previous: None });
+            cache.apply(&Change { key, revision: Revision(revision), value, previous: None }, &Handover::default());
         }
         assert!(cache.subscribe(Revision(2)).is_ok(), "fresh events stay");
         tokio::time::advance(limits::RING_FRESH * 2).await;
         cache.advance(Revision(1500));
         assert!(cache.subscribe(Revision(800)).is_err(), "old events go although this resource is silent");
-        cache.apply(&change("y", Some("a"), 1502));
+        cache.apply(&change("y", Some("a"), 1502), &Handover::default());
         assert!(cache.subscribe(Revision(1001 - limits::RING_EVENTS_MIN as u64 + 2)).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn history_keeps_its_bytes_and_not_its_typed_forms() {
         let cache = cache();
-        cache.apply(&change("x", Some("a"), 2));
+        cache.apply(&change("x", Some("a"), 2), &Handover::default());
         let first = cache.store().get("n", "x").unwrap();
         let typed = Arc::downgrade(&first.typed::<serde_json::Value>().unwrap());
         cache.advance(Revision(3));
         tokio::time::advance(limits::RING_WARM * 2).await;
         cache.advance(Revision(4));
         assert!(typed.upgrade().is_some(), "the present object keeps them");
-        cache.apply(&change("x", Some("b"), 5));
+        cache.apply(&change("x", Some("b"), 5), &Handover::default());
         cache.advance(Revision(5));
         assert!(typed.upgrade().is_some(), "those who follow may still ask");
         tokio::time::advance(limits::RING_WARM * 2).await;
@@ -525,7 +528,7 @@ mod tests {
         let cache = cache();
         let mut watcher = cache.subscribe(Revision(1)).unwrap();
         for revision in 2..(limits::RING_EVENTS_MAX as u64 + 10) {
-            cache.apply(&change("x", Some("a"), revision));
+            cache.apply(&change("x", Some("a"), revision), &Handover::default());
         }
         assert_eq!(watcher.take(1).map(|_| ()), Err(WatchError::TooSlow));
     }

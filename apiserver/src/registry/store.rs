@@ -21,7 +21,7 @@ use crate::{
     crd::CustomKind,
     limits,
     options::WriteOptions,
-    storage::{self, Backend, KeyValue, Put, Swap, codec},
+    storage::{self, Backend, KeyValue, Put, Swap, codec, handover::Encoded},
     warnings::Warnings,
 };
 
@@ -280,25 +280,30 @@ impl Store {
             (Change::Keep, Some(old)) => Ok(Ok(Written::Stored { object: Arc::clone(old), created: false })),
             (Change::Keep, None) => Err(Status::not_found(&request.row.group, &request.row.plural, request.name)),
             (Change::Write { value, ttl_seconds }, _) => {
-                let bytes = codec::encode(&value).map_err(Status::internal)?;
+                let encoded = Arc::new(Encoded::new(&value).map_err(Status::internal)?);
+                let bytes = encoded.bytes();
                 if let Some(old) = old
-                    && (dry_run || *old.json() == at(&bytes, old.revision)?)
+                    && (dry_run || *old.json() == at(bytes, old.revision)?)
                 {
-                    let object = Arc::new(codec::decode(&bytes, old.revision).map_err(Status::internal)?);
+                    let object = encoded.at(old.revision).map_err(Status::internal)?;
                     return Ok(Ok(Written::Stored { object, created: false }));
                 }
                 if dry_run {
-                    let object = Object::from_json(bytes).map_err(Status::internal)?;
+                    let object = Object::from_json(bytes.clone()).map_err(Status::internal)?;
                     return Ok(Ok(Written::Stored { object: Arc::new(object), created: true }));
                 }
+                self.caches.handover().offer(&encoded);
                 let ttl = ttl_seconds.map(std::time::Duration::from_secs);
-                Ok(match self.backend.put(Put { key, expected, value: bytes.clone(), ttl }).await? {
+                match self.backend.put(Put { key, expected, value: bytes.clone(), ttl }).await? {
                     Swap::Done(revision) => {
-                        let object = Arc::new(codec::decode(&bytes, revision).map_err(Status::internal)?);
-                        Ok(Written::Stored { object, created: expected.is_none() })
+                        let object = encoded.at(revision).map_err(Status::internal)?;
+                        Ok(Ok(Written::Stored { object, created: expected.is_none() }))
                     }
-                    Swap::Conflict(present) => Err(present),
-                })
+                    Swap::Conflict(present) => {
+                        self.caches.handover().take(bytes);
+                        Ok(Err(present))
+                    }
+                }
             }
             (Change::Remove { last }, Some(old)) => {
                 let mut revision = old.revision;

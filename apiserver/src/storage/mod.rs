@@ -5,6 +5,7 @@
 //! so it is spliced in when the value is read.
 
 pub mod codec;
+pub mod handover;
 pub mod keys;
 pub mod measured;
 pub mod memory;
