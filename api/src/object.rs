@@ -17,7 +17,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-use crate::{ObjectMeta, Revision, Uid};
+use crate::{ObjectMeta, Revision, Uid, codec::tree};
 
 /// Why bytes are not an object.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +168,7 @@ impl Object {
 
     /// A dynamic copy for code that edits; not cached.
     pub fn value(&self) -> Result<Value, DecodeError> {
-        Ok(serde_json::from_slice(&self.json)?)
+        Ok(tree::parse(&self.json)?)
     }
 
     /// The typed form, decoded on first demand and then shared. One object is

@@ -373,8 +373,7 @@ mod tests {
             let backend = backend.clone();
             async move {
                 let value = codec::encode(&json!({"kind": "X", "apiVersion": "v1", "metadata": {
-                    "name": key.rsplit('/').next(), "namespace": "n"}}))
-                .unwrap();
+                    "name": key.rsplit('/').next(), "namespace": "n"}}));
                 let Swap::Done(revision) = backend.put(Put { key, expected: None, value, ttl: None }).await.unwrap()
                 else {
                     panic!()

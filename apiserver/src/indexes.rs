@@ -26,18 +26,14 @@ pub fn of(resource: &GroupResource) -> &'static [Index] {
     }
 }
 
-/// The node of a pod, kept beside the pod; `None` while it has none.
+/// The node of a pod, kept beside the pod; empty while it has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeName(Option<Box<str>>);
+pub struct NodeName(Box<str>);
 
 impl NodeName {
     /// Of a pod that is at hand.
     pub fn of(pod: &Value) -> NodeName {
-        NodeName::new(pod["spec"]["nodeName"].as_str())
-    }
-
-    fn new(name: Option<&str>) -> NodeName {
-        NodeName(name.filter(|name| !name.is_empty()).map(Box::from))
+        NodeName(pod["spec"]["nodeName"].as_str().unwrap_or_default().into())
     }
 
     /// Reads nothing of the pod but the one field.
@@ -52,7 +48,7 @@ impl NodeName {
             node_name: Option<String>,
         }
         let pod: Pod = serde_json::from_slice(json)?;
-        Ok(NodeName::new(pod.spec.node_name.as_deref()))
+        Ok(NodeName(pod.spec.node_name.unwrap_or_default().into()))
     }
 }
 
@@ -62,8 +58,7 @@ fn node_name(pod: &Object) -> Vec<String> {
 
 /// The node of a pod, empty without one.
 pub fn node_of(pod: &Object) -> String {
-    let name = pod.derive(|json| NodeName::read(json)).ok();
-    name.and_then(|name| name.0.as_deref().map(str::to_owned)).unwrap_or_default()
+    pod.derive(|json| NodeName::read(json)).map(|name| name.0.to_string()).unwrap_or_default()
 }
 
 #[cfg(test)]

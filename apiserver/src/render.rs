@@ -60,7 +60,7 @@ pub fn json_in(row: &Resource, object: &Object) -> Result<Bytes, Status> {
     }
     let convert = |json: &Bytes| -> Result<Converted, serde_json::Error> {
         let value = conversion::to_row(serde_json::from_slice(json)?, row);
-        Ok(Converted { api_version: row.api_version(), json: storage::codec::encode_at(&value, object.revision)? })
+        Ok(Converted { api_version: row.api_version(), json: storage::codec::encode_at(&value, object.revision) })
     };
     let converted = object.derive(convert).map_err(Status::internal)?;
     if converted.api_version == row.api_version() {

@@ -405,7 +405,6 @@ mod tests {
         let value = label.map(|label| {
             codec::encode(&json!({"kind": "ConfigMap", "apiVersion": "v1",
                 "metadata": {"name": name, "namespace": "n", "labels": {"l": label}}}))
-            .unwrap()
         });
         let key = format!("/registry/configmaps/n/{name}");
         Change { key, revision: Revision(revision), value, previous: None }
@@ -493,7 +492,7 @@ mod tests {
             let value = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"k": large},
                 "metadata": {"name": "x", "namespace": "n"}});
             let key = "/registry/configmaps/n/x".to_owned();
-            let value = Some(codec::encode(&value).unwrap());
+            let value = Some(codec::encode(&value));
             cache.apply(&Change { key, revision: Revision(revision), value, previous: None }, &Handover::default());
         }
         assert!(cache.subscribe(Revision(2)).is_ok(), "fresh events stay");

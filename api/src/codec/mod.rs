@@ -18,12 +18,14 @@
 //! - [`json::decode`], [`yaml::decode`]: parse, prune, type-check, normalise scalars.
 //! - [`json::conform`]: the second half alone, for a `Value` at hand (a patched object).
 //! - [`json::canonicalize`]: empty fields left out, required ones filled, as upstream prints.
+//! - [`tree`]: JSON text to values and back, without looking at what they mean.
 //! - [`protobuf`]: `k8s\0` envelopes of built-in kinds.
 
 mod canonical;
 pub mod json;
 pub mod protobuf;
 pub mod strict;
+pub mod tree;
 pub mod yaml;
 
 /// A decoded body and what was questionable about it.

@@ -9,6 +9,7 @@ use std::{cell::RefCell, fmt};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value, map::Entry};
 
+use super::tree::{self, Read};
 use crate::limits::DUPLICATE_FIELDS_MAX;
 
 /// A place in a document, kept on the stack and printed only when needed.
@@ -77,6 +78,12 @@ impl fmt::Display for Path<'_> {
 
 /// Parses JSON; returns the value and the paths of duplicate keys.
 pub fn parse_json(body: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
+    if let Some(Read { mut value, repeated: false, floats }) = tree::read(body) {
+        if floats {
+            settle_floats(&mut value);
+        }
+        return Ok((value, Vec::new()));
+    }
     let duplicates = RefCell::default();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = Tree { path: &Path::ROOT, duplicates: &duplicates }.deserialize(&mut deserializer)?;
@@ -170,6 +177,16 @@ impl<'de> Visitor<'de> for Tree<'_> {
             }
         }
         Ok(Value::Object(fields))
+    }
+}
+
+/// Does to every float of a value what [`float`] does.
+fn settle_floats(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => *value = number.as_f64().map_or(Value::Null, float),
+        Value::Array(items) => items.iter_mut().for_each(settle_floats),
+        Value::Object(fields) => fields.values_mut().for_each(settle_floats),
+        _ => {}
     }
 }
 

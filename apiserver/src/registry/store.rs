@@ -313,7 +313,7 @@ impl Store {
                         Swap::Conflict(present) => return Ok(Err(present)),
                     }
                 }
-                let json = codec::encode_at(&last, revision).map_err(Status::internal)?;
+                let json = codec::encode_at(&last, revision);
                 Ok(Ok(Written::Removed(Arc::new(Object::from_json(json).map_err(Status::internal)?))))
             }
             (Change::Remove { .. }, None) => {

@@ -6,30 +6,30 @@
 
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
-use skiff_api::{DecodeError, Object, Revision};
+use skiff_api::{DecodeError, Object, Revision, codec::tree};
 
 const METADATA: &[u8] = b"\"metadata\":{";
 
 /// Encodes an object: type first, metadata next, the rest in alphabetical
 /// order; equal objects give equal bytes. `resourceVersion` is left out.
-pub fn encode(object: &Value) -> Result<Bytes, serde_json::Error> {
+pub fn encode(object: &Value) -> Bytes {
     encode_with(object, None)
 }
 
 /// Encodes with a `resourceVersion`.
-pub fn encode_at(object: &Value, revision: Revision) -> Result<Bytes, serde_json::Error> {
+pub fn encode_at(object: &Value, revision: Revision) -> Bytes {
     encode_with(object, Some(revision))
 }
 
-fn encode_with(object: &Value, revision: Option<Revision>) -> Result<Bytes, serde_json::Error> {
+fn encode_with(object: &Value, revision: Option<Revision>) -> Bytes {
     let empty = Map::new();
     let fields = object.as_object().unwrap_or(&empty);
     let mut out = Vec::with_capacity(16 << 10);
     out.push(b'{');
     for name in ["kind", "apiVersion"] {
-        serde_json::to_writer(&mut out, name)?;
+        tree::write_string(&mut out, name);
         out.push(b':');
-        serde_json::to_writer(&mut out, fields.get(name).unwrap_or(&Value::String(String::new())))?;
+        tree::write(&mut out, fields.get(name).unwrap_or(&Value::String(String::new())));
         out.push(b',');
     }
     out.extend_from_slice(METADATA);
@@ -39,21 +39,16 @@ fn encode_with(object: &Value, revision: Option<Revision>) -> Result<Bytes, serd
         first = false;
     }
     let metadata = fields.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
-    members(&mut out, metadata, |name| name == "resourceVersion", &mut first)?;
+    members(&mut out, metadata, |name| name == "resourceVersion", &mut first);
     out.push(b'}');
     first = false;
-    members(&mut out, fields, |name| matches!(name, "kind" | "apiVersion" | "metadata"), &mut first)?;
+    members(&mut out, fields, |name| matches!(name, "kind" | "apiVersion" | "metadata"), &mut first);
     out.push(b'}');
     // A copy of the right size: the object lives long, and cutting the buffer would leave its rest as a hole.
-    Ok(Bytes::copy_from_slice(&out))
+    Bytes::copy_from_slice(&out)
 }
 
-fn members(
-    out: &mut Vec<u8>,
-    fields: &Map<String, Value>,
-    skip: impl Fn(&str) -> bool,
-    first: &mut bool,
-) -> Result<(), serde_json::Error> {
+fn members(out: &mut Vec<u8>, fields: &Map<String, Value>, skip: impl Fn(&str) -> bool, first: &mut bool) {
     for (name, value) in fields {
         if skip(name) {
             continue;
@@ -62,11 +57,10 @@ fn members(
             out.push(b',');
         }
         *first = false;
-        serde_json::to_writer(&mut *out, name)?;
+        tree::write_string(out, name);
         out.push(b':');
-        serde_json::to_writer(&mut *out, value)?;
+        tree::write(out, value);
     }
-    Ok(())
 }
 
 /// A stored value as an object of that revision.
@@ -77,8 +71,8 @@ pub fn decode(value: &Bytes, revision: Revision) -> Result<Object, DecodeError> 
 /// Puts a `resourceVersion` into stored bytes, or replaces the one that is there.
 pub fn at_revision(value: &Bytes, revision: Revision) -> Result<Bytes, DecodeError> {
     let Some(start) = metadata_start(value) else {
-        let parsed: Value = serde_json::from_slice(value)?;
-        return Ok(encode_at(&parsed, revision)?);
+        let parsed = tree::parse(value)?;
+        return Ok(encode_at(&parsed, revision));
     };
     let mut rest = &value[start..];
     if let Some(behind) = rest.strip_prefix(b"\"resourceVersion\":\"")
@@ -125,7 +119,7 @@ mod tests {
     fn a_revision_goes_in_and_is_replaced() {
         let object = json!({"spec": {"a": 1}, "kind": "Pod", "apiVersion": "v1",
             "metadata": {"name": "a", "annotations": {"x": "\"metadata\":{"}, "resourceVersion": "1"}});
-        let stored = encode(&object).unwrap();
+        let stored = encode(&object);
         assert!(!stored.windows(15).any(|window| window == b"resourceVersion"));
         let first = decode(&stored, Revision(7)).unwrap();
         assert_eq!(first.revision, Revision(7));
@@ -133,12 +127,12 @@ mod tests {
         let second = Object::from_json(at_revision(first.json(), Revision(123)).unwrap()).unwrap();
         assert_eq!(second.revision, Revision(123));
         assert_eq!(second.value().unwrap()["spec"], json!({"a": 1}));
-        assert_eq!(first.json(), &encode_at(&object, Revision(7)).unwrap());
+        assert_eq!(first.json(), &encode_at(&object, Revision(7)));
     }
 
     #[test]
     fn empty_metadata_and_foreign_bytes_work() {
-        let stored = encode(&json!({"kind": "X", "apiVersion": "v1"})).unwrap();
+        let stored = encode(&json!({"kind": "X", "apiVersion": "v1"}));
         assert_eq!(decode(&stored, Revision(3)).unwrap().revision, Revision(3));
         let foreign = Bytes::from(r#"{"metadata": {"name": "a", "resourceVersion": "1"}, "kind": "X"}"#);
         let object = decode(&foreign, Revision(4)).unwrap();

@@ -48,7 +48,7 @@ impl Parts {
 
 impl Encoded {
     pub fn new(value: &Value) -> Result<Encoded, serde_json::Error> {
-        Ok(Encoded { bytes: codec::encode(value)?, parts: Parts::of(value)?, object: OnceLock::new() })
+        Ok(Encoded { bytes: codec::encode(value), parts: Parts::of(value)?, object: OnceLock::new() })
     }
 
     pub fn bytes(&self) -> &Bytes {

@@ -157,7 +157,7 @@ impl Objects {
         if !protobuf::is_enveloped(&value) {
             return value;
         }
-        let json = protobuf::decode_object(&value).ok().and_then(|object| storage::codec::encode(&object).ok());
+        let json = protobuf::decode_object(&value).ok().map(|object| storage::codec::encode(&object));
         match json {
             Some(json) => {
                 self.rewritten += 1;
